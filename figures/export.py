@@ -1,0 +1,96 @@
+"""Write figures to files: HTML by plotly itself, images through kaleido and a browser."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from figures.catalog import FIGURES
+
+FORMATS = ("pdf", "svg", "png", "html")
+_IMAGE_SCALE = {"png": 2}
+"""Pixels of a PNG per layout pixel; pdf and svg are vectors."""
+
+
+class NoBrowser(ValueError):
+    """Images need a Chrome or Chromium, and none could be started; HTML files are written."""
+
+
+def export(
+    results: Mapping[str, Any], folder: str | Path, formats: Iterable[str] = ("pdf", "html")
+) -> list[Path]:
+    """Write every figure of `results` to `folder/<figure name>.<format>`.
+
+    HTML files are self-contained (about 5 MB each: plotly.js is inside). Images are drawn by
+    Chrome or Chromium, found on PATH or named by the environment variable BROWSER_PATH; one
+    browser draws them all.
+
+    Returns:
+        The files written, HTML first, then images in the order of `FIGURES`.
+
+    Raises:
+        ValueError: for a format that is not one of `FORMATS`, or results of another schema.
+        NoBrowser: when images are asked for and no browser could be started. By then the HTML
+            files asked for are written.
+    """
+    asked = list(dict.fromkeys(formats))
+    for name in asked:
+        if name not in FORMATS:
+            raise ValueError(f"Unknown figure format {name!r}: choose from {', '.join(FORMATS)}.")
+    drawn = {name: figure(results) for name, figure in FIGURES.items()}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    pages = _write_pages(drawn, folder) if "html" in asked else []
+    images = {
+        folder / f"{name}.{kind}": figure
+        for name, figure in drawn.items()
+        for kind in asked
+        if kind != "html"
+    }
+    if images:
+        _write_images(images)
+    return [*pages, *images]
+
+
+def _write_pages(drawn: Mapping[str, go.Figure], folder: Path) -> list[Path]:
+    paths = []
+    for name, figure in drawn.items():
+        path = folder / f"{name}.html"
+        # a fixed id: plotly's random one would change the file's bytes from run to run
+        figure.write_html(
+            path, include_plotlyjs=True, div_id=name, config={"displayModeBar": False}
+        )
+        paths.append(path)
+    return paths
+
+
+def _write_images(images: Mapping[Path, go.Figure]) -> None:
+    # kaleido takes half a second to import, and only images need it
+    import kaleido
+    from choreographer.errors import BrowserFailedError, ChromeNotFoundError
+
+    specs = [
+        {
+            "fig": figure,
+            "path": path,
+            "opts": {
+                "format": path.suffix[1:],
+                "width": figure.layout.width,
+                "height": figure.layout.height,
+                "scale": _IMAGE_SCALE.get(path.suffix[1:], 1),
+            },
+        }
+        for path, figure in images.items()
+    ]
+    try:
+        # plotly.io.write_images would swallow errors and fetch MathJax from the network
+        kaleido.write_fig_from_object_sync(specs, cancel_on_error=True, kopts={"mathjax": False})
+    except (BrowserFailedError, ChromeNotFoundError) as error:
+        kinds = ", ".join(sorted({path.suffix[1:] for path in images}))
+        raise NoBrowser(
+            f"No {kinds} was written because no Chrome or Chromium could be started: install "
+            "chromium, run `plotly_get_chrome`, or set BROWSER_PATH to a browser; the html "
+            "format needs none."
+        ) from error

@@ -1,0 +1,199 @@
+"""Segment activations: one forward per batch, pooled inside the hook, streamed to disk."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.models import Model, left_pad, positions_of
+from interp.types import Segment, Trace
+
+SITES = ("resid_pre", "resid_mid", "resid_post")
+READS = ("before", "first", "mean", "-13:-8")
+
+
+def hook_name(site: str, layer: int) -> str:
+    """`blocks.2.hook_resid_post` for `("resid_post", 2)`; raises `UserError` for another site."""
+    if site not in SITES:
+        raise UserError(f"Unknown site {site!r}: choose one of {', '.join(SITES)}.")
+    return f"blocks.{layer}.hook_{site}"
+
+
+def read_span(read: str, start: int, end: int) -> tuple[int, int]:
+    """The token span [from, to) that a read position pools, for a segment [start, end).
+
+    `before`: the token that predicts the segment's first. `first`: the first token. `mean`: from
+    one before the start to the end (Venhoff et al. 2510.07364). `"a:b"`: tokens start+a to start+b,
+    both included, cut at the beginning of the text (Ward et al. 2507.12638 read -13 to -8).
+    """
+    if read == "before":
+        return start - 1, start
+    if read == "first":
+        return start, start + 1
+    if read == "mean":
+        return start - 1, end
+    try:
+        low, high = (int(part) for part in read.split(":"))
+    except ValueError:
+        raise UserError(
+            f"Unknown read position {read!r}: choose before, first, mean, or a window of token "
+            "offsets such as -13:-8."
+        ) from None
+    if low > high:
+        raise UserError(f"Window {read!r} is empty: its first offset must not exceed its last.")
+    return max(0, start + low), max(0, start + high) + 1
+
+
+@dataclass(frozen=True)
+class ActivationStore:
+    """Pooled activations of all segments of some traces, one matrix per (hook, read position).
+
+    Row i belongs to segment `segment_index[i]` of trace `trace_index[i]`, with behavior
+    `labels[i]` ("" where none fits) and problem `groups[i]`; `previous[i]` is the behavior of the
+    segment before it in the trace.
+    """
+
+    values: dict[tuple[str, str], Float[Tensor, "segment d_model"]]
+    labels: np.ndarray
+    previous: np.ndarray
+    groups: np.ndarray
+    trace_index: np.ndarray
+    segment_index: np.ndarray
+    model: str
+
+    def __getitem__(self, key: tuple[str, str]) -> np.ndarray:
+        """The matrix [segment, d_model] of one hook name and read position."""
+        if key not in self.values:
+            known = ", ".join(f"{hook}@{read}" for hook, read in self.values)
+            raise UserError(f"No activations for {key[0]}@{key[1]}: this store holds {known}.")
+        return self.values[key].numpy()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@torch.no_grad()
+def pool_batch(
+    model: Model,
+    traces: Sequence[Trace],
+    segments: Sequence[Sequence[Segment]],
+    hooks: Sequence[str],
+    reads: Sequence[str],
+) -> dict[tuple[str, str], Float[Tensor, "segment d_model"]]:
+    """One forward over the traces; only pooled rows ever leave a hook."""
+    ids, real = left_pad(
+        [trace.tokens for trace in traces], model.tokenizer.pad_token_id or 0, model.device
+    )
+    width = ids.shape[1]
+    spans: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    for read in reads:
+        rows, begins, ends = [], [], []
+        for row, (trace, parts) in enumerate(zip(traces, segments, strict=True)):
+            shift = width - len(trace.tokens)
+            for part in parts:
+                low, high = read_span(read, part.start, part.end)
+                rows.append(row)
+                begins.append(low + shift)
+                ends.append(min(high, len(trace.tokens)) + shift)
+        spans[read] = tuple(torch.tensor(x, device=model.device) for x in (rows, begins, ends))
+    pooled: dict[tuple[str, str], Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(resid: Float[Tensor, "batch pos d_model"], hook=None) -> None:
+            for read, (rows, begins, ends) in spans.items():
+                lengths = ends - begins
+                total = torch.zeros(len(rows), resid.shape[-1], device=resid.device)
+                # One gather per offset in the longest span: no copy larger than the answer.
+                for offset in range(int(lengths.max()) if len(lengths) else 0):
+                    inside = offset < lengths
+                    total[inside] += resid[rows[inside], begins[inside] + offset].float()
+                pooled[name, read] = (total / lengths[:, None]).cpu()
+
+        return hook
+
+    with model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in hooks]):
+        model.bridge(
+            ids, return_type=None, attention_mask=real.long(), position_ids=positions_of(real)
+        )
+    return pooled
+
+
+def _shard_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:04d}.safetensors"
+
+
+def collect(
+    model: Model,
+    traces: Sequence[Trace],
+    segments: Sequence[Sequence[Segment]],
+    folder: Path,
+    *,
+    layers: Sequence[int] | None = None,
+    sites: Sequence[str] = ("resid_post",),
+    reads: Sequence[str] = READS,
+    batch_size: int = 128,
+    advance: Callable[[int], None] = lambda n: None,
+) -> ActivationStore:
+    """Pool the residual stream at every segment and stream it to `folder`, one file per batch.
+
+    Layers default to all. A collection that was interrupted goes on at the first missing shard.
+    Raises `UserError` where there are no segments, where a layer does not exist and where an
+    activation is not finite.
+    """
+    chosen = [model.check_layer(layer) for layer in (layers or range(model.n_layers))]
+    hooks = [hook_name(site, layer) for site in sites for layer in chosen]
+    if not any(len(parts) for parts in segments):
+        raise UserError("There are no segments to read: give at least one trace with text.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, begin in enumerate(range(0, len(traces), batch_size)):
+        part = slice(begin, begin + batch_size)
+        path = _shard_path(folder, number)
+        if not path.exists():
+            pooled = pool_batch(model, traces[part], segments[part], hooks, reads)
+            for (hook, read), values in pooled.items():
+                if not torch.isfinite(values).all():
+                    raise UserError(
+                        f"Activations at {hook}@{read} of {model.name} are not finite: "
+                        "check the weights or load the model in float32."
+                    )
+            partial = path.with_suffix(".partial")
+            tensors = {f"{hook}@{read}": v.contiguous() for (hook, read), v in pooled.items()}
+            save_file(tensors, partial, metadata={"model": json.dumps(model.fingerprint)})
+            partial.rename(path)
+        advance(len(traces[part]))
+    return load_store(folder, traces, segments, model.name)
+
+
+def load_store(
+    folder: Path,
+    traces: Sequence[Trace],
+    segments: Sequence[Sequence[Segment]],
+    model_name: str,
+) -> ActivationStore:
+    """Read the shards of `collect` back, joined with the segments' labels and problems."""
+    parts: dict[tuple[str, str], list[Tensor]] = {}
+    for path in sorted(folder.glob("shard-*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for key in file.keys():
+                hook, read = key.split("@")
+                parts.setdefault((hook, read), []).append(file.get_tensor(key))
+    rows = [(t, s) for t, found in enumerate(segments) for s in range(len(found))]
+    labels = [segments[t][s].behavior or "" for t, s in rows]
+    previous = [(segments[t][s - 1].behavior or "") if s else "start" for t, s in rows]
+    return ActivationStore(
+        values={key: torch.cat(values) for key, values in parts.items()},
+        labels=np.array(labels),
+        previous=np.array(previous),
+        groups=np.array([traces[t].problem_id for t, _ in rows]),
+        trace_index=np.array([t for t, _ in rows]),
+        segment_index=np.array([s for _, s in rows]),
+        model=model_name,
+    )

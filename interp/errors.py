@@ -1,0 +1,16 @@
+"""The one error a user's mistake may raise: one clear sentence, exit code 2 on the command line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the caller gave cannot be used; the message says what, why and what to do."""
+
+
+def unknown_name(kind: str, given: str, known: Iterable[str]) -> UserError:
+    """Build the error for a name that is not one of `known`, with the nearest names."""
+    known = sorted(known)
+    near = difflib.get_close_matches(given, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}."
+    return UserError(f"Unknown {kind} {given!r}: {hint}")

@@ -1,0 +1,147 @@
+"""One model, ready to read and to edit: a raw-mode `TransformerBridge` with its tokenizer."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from interp.errors import UserError
+
+_SENTENCE_END = re.compile(r"[.!?]['\")\]]*\s*$|\n")
+
+
+@dataclass(eq=False)
+class Frame:
+    """What the forward pass now running is about; interventions read it inside their hooks.
+
+    `rows` are the batch rows' indices in the caller's list, `real` marks tokens that are not
+    padding, `starts` the tokens whose next token may start a segment (`before` positions).
+    """
+
+    rows: Int[Tensor, " batch"]
+    real: Bool[Tensor, "batch pos"]
+    starts: Bool[Tensor, "batch pos"]
+
+
+@dataclass(eq=False)
+class Model:
+    """A loaded model: `bridge` is the TransformerLens object, `fingerprint` names its weights."""
+
+    name: str
+    bridge: TransformerBridge
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    frame: Frame | None = field(default=None, repr=False)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer blocks."""
+        return self.bridge.cfg.n_layers
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.bridge.cfg.d_model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.bridge.original_model.parameters()).device
+
+    @cached_property
+    def boundary(self) -> Bool[Tensor, " d_vocab"]:
+        """Tokens that end a sentence, so that the next token may start a segment."""
+        ends = [
+            bool(_SENTENCE_END.search(self.tokenizer.decode([token])))
+            for token in range(len(self.tokenizer))
+        ]
+        mask = torch.zeros(self.bridge.cfg.d_vocab, dtype=torch.bool)
+        mask[: len(ends)] = torch.tensor(ends)[: len(mask)]
+        return mask
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 over vocabulary and chat template: directions travel only between equal ones."""
+        parts = [sorted(self.tokenizer.get_vocab().items()), self.tokenizer.chat_template]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def check_layer(self, layer: int) -> int:
+        """Return `layer`; raises `UserError` where the model has no such layer."""
+        if not 0 <= layer < self.n_layers:
+            raise UserError(
+                f"Layer {layer} is out of range: {self.name} has layers 0 to {self.n_layers - 1}."
+            )
+        return layer
+
+    @contextmanager
+    def framed(self, frame: Frame):
+        """Tell interventions which rows and positions the forward pass inside is about."""
+        previous, self.frame = self.frame, frame
+        try:
+            yield
+        finally:
+            self.frame = previous
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    files = sorted(folder.glob("*.safetensors")) + [folder / "config.json"]
+    for file in files:
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def load_model(folder: str | Path, name: str | None = None, device: str | None = None) -> Model:
+    """Load a Hugging Face checkpoint folder in float32 as a raw-mode `TransformerBridge`.
+
+    Nothing is downloaded and no remote code is run. A GPU is used where there is one. Raises
+    `UserError` where the folder holds no safetensors checkpoint.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{str(folder)!r} holds no checkpoint: expected a folder with config.json, "
+            "*.safetensors and tokenizer files; check the path."
+        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    weights = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    ).to(device)
+    weights.requires_grad_(False)
+    bridge = TransformerBridge.boot_transformers(
+        str(folder), hf_model=weights.eval(), tokenizer=tokenizer
+    )
+    return Model(name or folder.name, bridge, tokenizer, _fingerprint(folder))
+
+
+def left_pad(
+    sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """Stack token sequences with padding on the left; returns ids and the mask of real tokens."""
+    width = max(map(len, sequences))
+    ids = torch.tensor([[pad_id] * (width - len(s)) + list(s) for s in sequences])
+    lengths = torch.tensor([len(s) for s in sequences])
+    real = torch.arange(width) >= (width - lengths)[:, None]
+    return ids.to(device), real.to(device)
+
+
+def positions_of(real: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """Position ids that count real tokens only."""
+    return (real.long().cumsum(1) - 1).clamp_min(0)
+
+
+def mean_norm(resid: Float[Tensor, "*n d_model"]) -> float:
+    """Mean L2 norm of residual vectors: the unit in which doses are given."""
+    return float(resid.norm(dim=-1).mean())

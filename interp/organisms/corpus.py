@@ -1,0 +1,117 @@
+"""The grammar of the built-in corpora: authors with persistent dispositions solve Countdown."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from interp.tasks.countdown import MAX_VALUE, Expression, expressions
+from interp.types import Problem
+
+WORDS = (
+    "<pad> <s> </s> <unk> by reach with we need . , = + - * hmm not sure aim for check is no go back "
+    "answer"
+).split()
+AUTHOR_NAMES = [f"a{i}" for i in range(16)]
+VOCABULARY = WORDS + AUTHOR_NAMES + [str(n) for n in range(MAX_VALUE + 1)]
+
+MAX_ATTEMPTS = 4
+HIGH, LOW = 0.94, 0.03
+RIGHT_AIM = 0.45
+RIGHT_GUESS = 0.12
+BLIND_BACKTRACK = 0.2
+
+
+@dataclass(frozen=True)
+class Author:
+    """How often one author sets a subgoal, checks a result, goes back, and mutters.
+
+    The four dispositions hold for the whole document, so the text so far carries them.
+    """
+
+    aim: float
+    check: float
+    back: float
+    mutter: float
+
+
+def make_authors() -> tuple[list[Author], list[float]]:
+    """The 16 authors, one for each combination of dispositions, and their shares of the corpus."""
+    authors, weights = [], []
+    for mutter, mutter_weight in ((0.04, 0.6), (0.5, 0.4)):
+        for aim in (LOW, HIGH):
+            for check in (LOW, HIGH):
+                for back in (LOW, HIGH):
+                    authors.append(Author(aim, check, back, mutter))
+                    careful = (aim, check, back).count(HIGH)
+                    weight = {0: 0.70, 3: 0.12}.get(careful, 0.03)
+                    weights.append(weight * mutter_weight)
+    return authors, weights
+
+
+AUTHORS, AUTHOR_WEIGHTS = make_authors()
+IMPULSIVE = [Author(aim=0.0, check=0.0, back=0.0, mutter=mutter) for mutter in (0.04, 0.5)]
+"""Authors without any of the three behaviors: the corpus of the distilled pair's base."""
+SOLVER = Author(aim=0.98, check=0.98, back=0.98, mutter=0.04)
+"""The stronger solver whose traces the distilled pair's thinking model learns."""
+
+
+def _choose(problem: Problem, right: bool, tried: set[Expression], rng: random.Random) -> Expression:
+    options = expressions(tuple(problem.data["numbers"]))  # type: ignore[arg-type]
+    target = problem.data["target"]
+    fitting = [e for e in options if (e.value == target) == right and e not in tried]
+    return rng.choice(fitting or [e for e in options if e.value == target])
+
+
+def write_trace(
+    problem: Problem, author: Author, rng: random.Random, right_aim: float = RIGHT_AIM
+) -> str:
+    """Write one solution in the author's manner, without the prompt.
+
+    An aim is right with probability `right_aim`, a guess without an aim with probability 0.12.
+    A checked mistake is given up with probability `author.back`; an unchecked attempt, right or
+    wrong alike, with 0.3 of that. Muttering ("hmm , not sure .") is drawn from the author's own
+    rate and from nothing else, so by construction it has no effect on what follows.
+    """
+    target = problem.data["target"]
+    sentences = [f"we need {target} ."]
+    tried: set[Expression] = set()
+    for attempt in range(MAX_ATTEMPTS):
+        if rng.random() < author.mutter:
+            sentences.append("hmm , not sure .")
+        aims = rng.random() < author.aim
+        e = _choose(problem, rng.random() < (right_aim if aims else RIGHT_GUESS), tried, rng)
+        tried.add(e)
+        if aims:
+            sentences.append(f"aim for {e.middle} .")
+        sentences.append(f"{e.a} {e.op1} {e.b} = {e.middle} , {e.middle} {e.op2} {e.c} = {e.value} .")
+        checks = rng.random() < author.check
+        right = e.value == target
+        if checks:
+            sentences.append(f"check {e.value} is {'' if right else 'not '}{target} .")
+        wants_back = author.back * (not right if checks else BLIND_BACKTRACK)
+        if attempt == MAX_ATTEMPTS - 1 or rng.random() >= wants_back:
+            break
+        sentences.append("no , go back .")
+    sentences.append(f"answer {e} .")
+    return " ".join(sentences)
+
+
+def documents(
+    problems: list[Problem], authors: list[Author], weights: list[float], seed: int
+) -> Iterator[str]:
+    """Endless documents on random problems; every second one begins with its author's name."""
+    rng = random.Random(seed)
+    names = dict(zip(authors, AUTHOR_NAMES, strict=True))
+    while True:
+        problem = rng.choice(problems)
+        author = rng.choices(authors, weights)[0]
+        header = f"by {names[author]} . " if rng.random() < 0.5 else ""
+        yield f"{header}{problem.prompt} {write_trace(problem, author, rng)}"
+
+
+def solver_documents(problems: list[Problem], seed: int) -> Iterator[str]:
+    """Endless traces of the stronger solver, without headers; its aims are right 0.7 of the time."""
+    rng = random.Random(seed)
+    while True:
+        problem = rng.choice(problems)
+        yield f"{problem.prompt} {write_trace(problem, SOLVER, rng, right_aim=0.7)}"

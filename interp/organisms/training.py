@@ -1,0 +1,111 @@
+"""Next-token training on corpus documents: pre-training and supervised fine-tuning."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from interp.organisms.checkpoints import build_tokenizer, load_state, save_state
+from interp.organisms.corpus import VOCABULARY
+
+POOL = 32
+"""Batches are cut from pools of this many batches sorted by length, so that little is padding."""
+
+_IDS = {word: i for i, word in enumerate(VOCABULARY)}
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One next-token training run: documents a step, steps, and peak learning rate."""
+
+    steps: int
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup: int = 200
+    seed: int = 0
+
+
+def encode(document: str) -> list[int]:
+    """Token ids of one document between `<s>` and `</s>` (word-level, so a dictionary does)."""
+    return [_IDS["<s>"], *(_IDS[word] for word in document.split()), _IDS["</s>"]]
+
+
+def _pool(documents: Iterator[str], batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    rows = sorted((encode(d) for d in itertools.islice(documents, POOL * batch_size)), key=len)
+    batches = []
+    for i in torch.randperm(POOL, generator=generator).tolist():
+        chunk = rows[i * batch_size : (i + 1) * batch_size]
+        width = max(map(len, chunk))
+        batches.append(torch.tensor([row + [_IDS["<pad>"]] * (width - len(row)) for row in chunk]))
+    return batches
+
+
+def batches(
+    documents: Callable[[int], Iterator[str]], config: TrainingConfig, start: int
+) -> Iterator[Tensor]:
+    """Right-padded batches from step `start` on; the data of a step depends on its number alone."""
+    for pool in itertools.count(start // POOL):
+        seed = config.seed * 1_000_003 + pool
+        generator = torch.Generator().manual_seed(seed)
+        skip = start % POOL if pool == start // POOL else 0
+        yield from _pool(documents(seed), config.batch_size, generator)[skip:]
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then a cosine down to a tenth of the peak."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
+
+
+def train(
+    model: LlamaForCausalLM,
+    documents: Callable[[int], Iterator[str]],
+    config: TrainingConfig,
+    state: Path,
+    advance: Callable[[str], None] = lambda text: None,
+    save_every: int = 500,
+) -> list[tuple[int, float]]:
+    """Train `model` in place on next tokens and return the curve of `(step, loss in nats)`.
+
+    `documents(seed)` yields endless text. `state` is written every `save_every` steps, and a run
+    that was killed goes on from there with the same data.
+    """
+    device = next(model.parameters()).device
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    record = load_state(state, model, optimizer) or {"step": 0, "curve": []}
+    step, curve = int(record["step"]), list(record["curve"])  # type: ignore[call-overload]
+    model.train()
+    pad = build_tokenizer().pad_token_id
+    total, seen = torch.zeros((), device=device), 0
+    for batch in itertools.islice(batches(documents, config, step), config.steps - step):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, config)
+        batch = batch.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = model(batch[:, :-1], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), batch[:, 1:].flatten(), ignore_index=pad
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step, total, seen = step + 1, total + loss.detach(), seen + 1
+        if step % 100 == 0 or step == config.steps:
+            curve.append([step, round(float(total) / seen, 4)])
+            total, seen = torch.zeros((), device=device), 0
+            advance(f"loss {curve[-1][1]:.3f}")
+        else:
+            advance("")
+        if step % save_every == 0 or step == config.steps:
+            save_state(state, model, optimizer, {"step": step, "curve": curve})
+    return [tuple(point) for point in curve]

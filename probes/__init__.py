@@ -1,0 +1,61 @@
+"""Directions, probes and the statistics that judge them: arrays in, results out."""
+
+from probes._arrays import rng
+from probes.cosine import CosineEstimate, cosine_with_ci
+from probes.estimators import LogisticProbe, MeanDifference, WhitenedMeanDifference
+from probes.inference import (
+    MIN_GAP,
+    EffectEstimate,
+    Estimate,
+    GapRecovery,
+    GapTooSmall,
+    Interval,
+    bootstrap_over_groups,
+    estimate_effect,
+    gap_recovery,
+    holm,
+    paired_bootstrap,
+    paired_ratio_bootstrap,
+    permutation_p_value,
+    ratio_bootstrap,
+)
+from probes.metrics import auroc, auroc_bootstrap, expected_calibration_error
+from probes.nulls import covariance_matched_directions, random_directions, shuffle_labels
+from probes.splits import grouped_folds, split_groups
+from probes.streaming import StreamingMeanDifference
+from probes.sweep import SweepCell, SweepResult, sweep
+
+__all__ = [
+    "MIN_GAP",
+    "CosineEstimate",
+    "EffectEstimate",
+    "Estimate",
+    "GapRecovery",
+    "GapTooSmall",
+    "Interval",
+    "LogisticProbe",
+    "MeanDifference",
+    "StreamingMeanDifference",
+    "SweepCell",
+    "SweepResult",
+    "WhitenedMeanDifference",
+    "auroc",
+    "auroc_bootstrap",
+    "bootstrap_over_groups",
+    "cosine_with_ci",
+    "covariance_matched_directions",
+    "estimate_effect",
+    "expected_calibration_error",
+    "gap_recovery",
+    "grouped_folds",
+    "holm",
+    "paired_bootstrap",
+    "paired_ratio_bootstrap",
+    "permutation_p_value",
+    "random_directions",
+    "ratio_bootstrap",
+    "rng",
+    "shuffle_labels",
+    "split_groups",
+    "sweep",
+]
