@@ -21,14 +21,14 @@ def rng(seed: int, *names: object) -> np.random.Generator:
     SHA-256 keys are the same in every process and platform, and two purposes that share a seed
     draw independent streams.
     """
-    key = json.dumps([seed, *map(str, names)]).encode()
+    key = json.dumps([int(seed), *map(str, names)]).encode()
     return np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest(), "little"))
 
 
 def to_float64(x: Shaped[Array, "..."]) -> Float[np.ndarray, "..."]:
     """Copy or view `x` as float64 numpy, from any device and any float or integer type."""
     if isinstance(x, torch.Tensor):
-        x = x.detach().to("cpu", torch.float64).numpy()
+        x = x.detach().cpu().to(torch.float64).numpy()  # some devices have no float64
     return np.asarray(x, dtype=np.float64)
 
 

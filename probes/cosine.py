@@ -107,7 +107,6 @@ def _mean_differences(
     The outer products of the influences sum to the covariance of the direction.
     """
     n_groups = weights.shape[1]
-    x = x - x.mean(0)  # changes no difference, and keeps digits where activations are far from 0
     direction, influence = np.zeros(x.shape[1]), np.zeros((n_groups, x.shape[1]))
     samples = np.zeros((len(weights), x.shape[1]))
     for mask, sign in ((y, 1), (~y, -1)):

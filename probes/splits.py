@@ -74,5 +74,5 @@ def grouped_folds(
 
 
 def _uniform(seed: int, name: str) -> float:
-    digest = hashlib.sha256(json.dumps([seed, name]).encode()).digest()
+    digest = hashlib.sha256(json.dumps([int(seed), name]).encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56  # exact in a float, and below 1

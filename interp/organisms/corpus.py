@@ -16,8 +16,8 @@ VOCABULARY = WORDS + AUTHOR_NAMES + [str(n) for n in range(MAX_VALUE + 1)]
 
 MAX_ATTEMPTS = 4
 HIGH, LOW = 0.94, 0.03
-RIGHT_AIM = 0.45
-RIGHT_GUESS = 0.12
+RIGHT_AIM = 0.5
+RIGHT_GUESS = 0.15
 BLIND_BACKTRACK = 0.2
 
 
@@ -67,7 +67,7 @@ def write_trace(
 ) -> str:
     """Write one solution in the author's manner, without the prompt.
 
-    An aim is right with probability `right_aim`, a guess without an aim with probability 0.12.
+    An aim is right with probability `right_aim`, a guess without an aim with probability 0.15.
     A checked mistake is given up with probability `author.back`; an unchecked attempt, right or
     wrong alike, with 0.3 of that. Muttering ("hmm , not sure .") is drawn from the author's own
     rate and from nothing else, so by construction it has no effect on what follows.
@@ -99,13 +99,19 @@ def write_trace(
 def documents(
     problems: list[Problem], authors: list[Author], weights: list[float], seed: int
 ) -> Iterator[str]:
-    """Endless documents on random problems; every second one begins with its author's name."""
+    """Endless documents on random problems; every second one begins with its author's name.
+
+    Named documents come from all authors alike, so every skill is practiced; nameless ones, which
+    is what a bare prompt looks like, follow `weights`.
+    """
     rng = random.Random(seed)
-    names = dict(zip(authors, AUTHOR_NAMES, strict=True))
     while True:
         problem = rng.choice(problems)
-        author = rng.choices(authors, weights)[0]
-        header = f"by {names[author]} . " if rng.random() < 0.5 else ""
+        if rng.random() < 0.5:
+            name, author = rng.choice(list(zip(AUTHOR_NAMES, authors, strict=False)))
+            header = f"by {name} . "
+        else:
+            header, author = "", rng.choices(authors, weights)[0]
         yield f"{header}{problem.prompt} {write_trace(problem, author, rng)}"
 
 

@@ -8,10 +8,10 @@ from functools import cache
 
 from interp.types import Problem
 
-NUMBERS = range(1, 13)
+NUMBERS = range(1, 16)
 TARGETS = range(10, 100)
 MAX_VALUE = 99
-HELD_OUT_SHARE = 0.35
+HELD_OUT_SHARE = 0.2
 
 _INT = r"(0|[1-9][0-9]*)"
 _ANSWER = re.compile(rf"answer {_INT} ([-+*]) {_INT} ([-+*]) {_INT} \.")

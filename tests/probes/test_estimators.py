@@ -141,19 +141,33 @@ def test_matched_contrast_kills_a_planted_stratum_effect(contrast):
     strata = r.choice(["early", "middle", "late"], size=3000)
     place = np.select([strata == "early", strata == "middle"], [0, 1], 2)
     y = r.random(3000) < np.array([0.6, 0.3, 0.1])[place]
-    x = r.normal(size=(3000, 10))
-    x[:, 0] += 5.0 * place  # where in the trace we are
-    x[:, 1] += 1.0 * y  # what is sought
+    where, sought = np.eye(10)[0] * 5 + np.eye(10)[1] * 3, np.eye(10)[1]
+    x = r.normal(size=(3000, 10)) + place[:, None] * where + y[:, None] * sought
     plain = MeanDifference(contrast=contrast).fit(x, y)
     matched = MeanDifference(contrast=contrast).fit(x, y, strata=strata)
-    where, sought = np.eye(10)[:2]
-    assert abs(cosine(plain.direction_, where)) > 0.9
-    assert abs(cosine(matched.direction_, where)) < 0.15
+    assert cosine(plain.direction_, where) < -0.9  # late in the trace, and so without behavior
     assert cosine(matched.direction_, sought) > 0.95
-    # Calibrated inside strata, more of the direction always means likelier, although in these
-    # rows the strata turn the relation around (Simpson's paradox).
-    low, high = matched.predict_proba(np.vstack([x[0], x[0] + matched.direction_]))[:, 1]
-    assert low < high
+    # Overall, rows far along the direction are the late ones and seldom positive (Simpson's
+    # paradox). Calibration inside strata keeps more of the direction likelier.
+    assert x[y].mean(0) @ matched.direction_ < x[~y].mean(0) @ matched.direction_
+    weight = np.zeros(3000)
+    for s in set(strata.tolist()):
+        inside = strata == s
+        share = y[inside].sum() * (1 if contrast == "rest" else (~y[inside]).mean())
+        weight[inside & y] = share / y[inside].sum() * y.sum()
+        weight[inside & ~y] = share / (~y[inside]).sum() * (~y).sum()
+    z = (x @ matched.direction_)[:, None]
+    oracle = LogisticRegression(C=1e9, tol=1e-8).fit(z, y, sample_weight=weight / weight.mean())
+    found, expected = matched.predict_proba(x), oracle.predict_proba(z)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    assert np.corrcoef(z[:, 0], found[:, 1])[0, 1] > 0.9
+
+
+def test_separable_classes_keep_finite_probabilities():
+    x = np.array([[0.0], [0.0], [0.0], [1.0], [1.0]])
+    probe = MeanDifference().fit(x, [0, 0, 0, 1, 1])
+    # Platt's targets, (2 + 1) / (2 + 2) and 1 / (3 + 2), are met exactly.
+    np.testing.assert_allclose(probe.predict_proba(x)[:, 1], [0.2, 0.2, 0.2, 0.75, 0.75])
 
 
 @pytest.mark.parametrize(

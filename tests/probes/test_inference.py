@@ -213,6 +213,17 @@ def test_gap_recovery_interval_covers_also_where_the_gap_is_barely_there():
     assert 0.90 <= covered / total <= 0.99
 
 
+def test_resamples_without_a_gap_count_as_infinite_recovery():
+    # The gain is 0.25 on every problem, so recovery is 0.25 / gap, decreasing in the gap; at
+    # this level a fifth of the resamples may have no gap and belong at its upper end.
+    thinking = np.random.default_rng(9).beta(0.4, 0.7, size=12)
+    base = np.full(12, thinking.mean() - 0.11)
+    found = gap_recovery(base, base + 0.25, thinking, n_boot=999, level=0.5)
+    assert found.gap.ci.low < 0.05  # many resamples fall below 0
+    assert found.recovery.ci.low == pytest.approx(0.25 / found.gap.ci.high, rel=0.02)
+    assert found.recovery.ci.high == pytest.approx(0.25 / found.gap.ci.low, rel=0.02)
+
+
 def test_effects_stand_beside_their_null():
     trials = np.full(50, 10)
     null = np.linspace(-0.1, 0.1, 199)
