@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.activations import hook_name
 from interp.errors import UserError
-from interp.models import Frame, Model
+from interp.models import Frame, Model, left_pad, positions_of
 
 At = Literal["starts", "all"]
 
@@ -60,22 +60,138 @@ class Add:
 class Ablate:
     """Directional ablation, x - (x . v) v for unit v (Arditi et al. 2406.11717, eq. 4).
 
-    With `toward`, the component is set to that value instead of zero: mean ablation. `vector` is
-    [d_model] or [row, d_model]; `active` [layer, row] switches rows off at some layers, so that
-    rows of one batch can be ablated at different layers.
+    `vector` is [d_model], or [row, d_model] to give each generated row its own.
     """
 
     vector: Float[Tensor, "*row d_model"]
     layers: tuple[int, ...]
-    toward: Float[Tensor, "..."] | None = None
-    at: At = "starts"
+    at: At = "all"
     site: str = "resid_post"
 
     def edit(
         self, resid: Float[Tensor, "batch pos d_model"], frame: Frame, layer: int
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The residual stream with the component along the direction removed or reset."""
-        unit = self.vector / self.vector.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        unit = _rowwise(unit.to(resid), frame)
-        component = (resid * unit).sum(-1, keepdim=True)
-        return resid - component * unit
+        """The residual stream without its component along the direction."""
+        unit = _unit(self.vector, resid, frame)
+        return resid - (resid * unit).sum(-1, keepdim=True) * unit
+
+
+@dataclass(frozen=True)
+class MeanAblate:
+    """Like `Ablate`, but the component is reset to that of `means[layer]` [d_model], not to zero."""
+
+    vector: Float[Tensor, "*row d_model"]
+    means: dict[int, Float[Tensor, " d_model"]]
+    at: At = "all"
+    site: str = "resid_post"
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers for which a mean is given."""
+        return tuple(self.means)
+
+    def edit(
+        self, resid: Float[Tensor, "batch pos d_model"], frame: Frame, layer: int
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream with the component along the direction set to the mean's."""
+        unit = _unit(self.vector, resid, frame)
+        gap = self.means[layer].to(resid) - resid
+        return resid + (gap * unit).sum(-1, keepdim=True) * unit
+
+
+Intervention = Add | Ablate | MeanAblate
+
+
+def _unit(vector: Float[Tensor, "*row d_model"], resid: Tensor, frame: Frame) -> Tensor:
+    unit = vector / vector.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return _rowwise(unit.to(resid), frame)
+
+
+@dataclass
+class Audit:
+    """What an intervened run really did: fired forwards, positions, rows and size of the change."""
+
+    forwards: Counter[int] = field(default_factory=Counter)
+    positions: Counter[int] = field(default_factory=Counter)
+    change: Counter[int] = field(default_factory=Counter)
+    rows: set[int] = field(default_factory=set)
+    decode_steps: int = 0
+
+    def mean_change(self, layer: int) -> float:
+        """Mean L2 norm of the change at one layer, over edited positions."""
+        return self.change[layer] / max(1, self.positions[layer])
+
+    def record(
+        self, layer: int, where: Bool[Tensor, "batch pos"], frame: Frame, delta: Tensor
+    ) -> None:
+        """Count one forward at one layer; raises where padding or NaN would enter the model."""
+        if (where & ~frame.real).any():
+            raise UserError(
+                f"An intervention at layer {layer} would edit padding: pass the attention mask, or "
+                "use `at='all'` through `generate` or `forward`."
+            )
+        norms = delta.norm(dim=-1)[where]
+        if not torch.isfinite(norms).all():
+            raise UserError(
+                f"An intervention at layer {layer} wrote NaN or infinite values: check that the "
+                "direction is finite and the dose moderate."
+            )
+        self.forwards[layer] += 1
+        self.decode_steps += int(delta.shape[1] == 1)
+        self.positions[layer] += len(norms)
+        self.change[layer] += float(norms.sum())
+        self.rows.update(frame.rows[where.any(1)].tolist())
+
+
+@contextmanager
+def intervene(model: Model, *interventions: Intervention) -> Iterator[Audit]:
+    """Apply interventions to every forward inside the block, generation included.
+
+    Yields the audit. On leaving, the hooks are gone, and a layer at which nothing ever fired raises
+    `UserError`. A bare `model.bridge(tokens)` counts every token as real and as a possible start.
+    """
+    audit, hooks = Audit(), []
+    for edit in interventions:
+        for layer in edit.layers:
+            name = hook_name(edit.site, model.check_layer(layer))
+            hooks.append((name, _hook(model, edit, layer, audit)))
+    with model.bridge.hooks(fwd_hooks=hooks):
+        yield audit
+    silent = {
+        layer for edit in interventions for layer in edit.layers if not audit.positions[layer]
+    }
+    if silent:
+        raise UserError(
+            f"The intervention at layer {min(silent)} of {model.name} never fired: run a forward "
+            "pass or a generation inside the block, over text that has such positions."
+        )
+
+
+def _hook(model: Model, edit: Intervention, layer: int, audit: Audit):
+    def hook(resid: Tensor, hook=None) -> Tensor:
+        frame = model.frame
+        if frame is None:
+            everything = torch.ones(resid.shape[:2], dtype=torch.bool, device=resid.device)
+            rows = torch.arange(len(resid), device=resid.device)
+            frame = Frame(rows, everything, everything)
+        where = frame.starts if edit.at == "starts" else frame.real
+        edited = torch.where(where[..., None], edit.edit(resid, frame, layer), resid)
+        audit.record(layer, where, frame, edited - resid)
+        return edited
+
+    return hook
+
+
+@torch.no_grad()
+def forward(model: Model, sequences: Sequence[Sequence[int]], starts_from: int = 0) -> Tensor:
+    """Logits [batch, pos, d_vocab] of left-padded sequences, framed for interventions.
+
+    `starts_from` is the first position at which a segment may be decided (the last prompt token).
+    """
+    ids, real = left_pad(sequences, model.tokenizer.pad_token_id or 0, model.device)
+    begins = ids.shape[1] - torch.tensor([len(s) for s in sequences]) + starts_from
+    after = torch.arange(ids.shape[1]) >= begins[:, None]
+    starts = model.boundary.to(ids.device)[ids] & real & after.to(ids.device)
+    rows = torch.arange(len(ids), device=ids.device)
+    with model.framed(Frame(rows, real, starts)):
+        return model.bridge(ids, attention_mask=real.long(), position_ids=positions_of(real))

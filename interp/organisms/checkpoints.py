@@ -32,7 +32,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(seed: int, d_model: int, n_layers: int, n_heads: int, d_mlp: int) -> LlamaForCausalLM:
+def build_model(
+    seed: int, d_model: int, n_layers: int, n_heads: int, d_mlp: int
+) -> LlamaForCausalLM:
     """A randomly initialized Llama model over the corpus vocabulary."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()

@@ -55,7 +55,9 @@ SOLVER = Author(aim=0.98, check=0.98, back=0.98, mutter=0.04)
 """The stronger solver whose traces the distilled pair's thinking model learns."""
 
 
-def _choose(problem: Problem, right: bool, tried: set[Expression], rng: random.Random) -> Expression:
+def _choose(
+    problem: Problem, right: bool, tried: set[Expression], rng: random.Random
+) -> Expression:
     options = expressions(tuple(problem.data["numbers"]))  # type: ignore[arg-type]
     target = problem.data["target"]
     fitting = [e for e in options if (e.value == target) == right and e not in tried]
@@ -83,7 +85,9 @@ def write_trace(
         tried.add(e)
         if aims:
             sentences.append(f"aim for {e.middle} .")
-        sentences.append(f"{e.a} {e.op1} {e.b} = {e.middle} , {e.middle} {e.op2} {e.c} = {e.value} .")
+        sentences.append(
+            f"{e.a} {e.op1} {e.b} = {e.middle} , {e.middle} {e.op2} {e.c} = {e.value} ."
+        )
         checks = rng.random() < author.check
         right = e.value == target
         if checks:

@@ -79,7 +79,11 @@ def train(
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        fused=True,
     )
     record = load_state(state, model, optimizer) or {"step": 0, "curve": []}
     step, curve = int(record["step"]), list(record["curve"])  # type: ignore[call-overload]

@@ -70,7 +70,9 @@ def _problems(held_out: bool) -> tuple[Problem, ...]:
         for target in sorted(reachable & set(TARGETS)):
             name = "countdown:" + "-".join(map(str, numbers)) + f":{target}"
             # The order of the numbers in the prompt must not give the answer away.
-            shuffled = sorted(numbers, key=lambda n: hashlib.sha256(f"{name}/{n}".encode()).digest())
+            shuffled = sorted(
+                numbers, key=lambda n: hashlib.sha256(f"{name}/{n}".encode()).digest()
+            )
             prompt = f"reach {target} with {' '.join(map(str, shuffled))} ."
             found.append(Problem(name, prompt, {"numbers": list(numbers), "target": target}))
     return tuple(found)

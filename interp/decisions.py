@@ -1,0 +1,128 @@
+"""Decision points: what a model would start next, rescored cheaply under an edit."""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from interp.activations import hook_name
+from interp.models import Model, left_pad, positions_of
+from interp.types import Segment, Trace
+from probes import rng
+
+
+def first_token_shares(
+    traces: Sequence[Trace],
+    segments: Sequence[Sequence[Segment]],
+    behaviors: Sequence[str],
+    d_vocab: int,
+) -> Float[Tensor, "d_vocab behavior"]:
+    """P(behavior | first token of the segment), counted over segments; 0 for unseen tokens."""
+    counts = torch.zeros(d_vocab, len(behaviors))
+    totals = torch.zeros(d_vocab)
+    for trace, parts in zip(traces, segments, strict=True):
+        for part in parts:
+            token = trace.tokens[part.start]
+            totals[token] += 1
+            if part.behavior in behaviors:
+                counts[token, behaviors.index(part.behavior)] += 1
+    return counts / totals.clamp_min(1)[:, None]
+
+
+class DecisionPoints:
+    """A sample of `before` positions of a model's own traces, with cached keys and values.
+
+    `resid[layer]` [point, d_model] is the clean residual stream at the point. `probabilities`
+    recomputes only the blocks above an edited layer, and only at the edited position; every
+    earlier position keeps its clean keys and values.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: Model,
+        traces: Sequence[Trace],
+        segments: Sequence[Sequence[Segment]],
+        shares: Float[Tensor, "d_vocab behavior"],
+        n_points: int,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.shares = model, shares.to(model.device)
+        found = [(t, s.start - 1) for t, parts in enumerate(segments) for s in parts]
+        chosen = rng(seed, "decision points").permutation(len(found))[:n_points]
+        points = [found[i] for i in sorted(chosen)]
+        used = sorted({t for t, _ in points})
+        self.groups = np.array([traces[t].problem_id for t, _ in points])
+        ids, real = left_pad(
+            [traces[t].tokens for t in used], model.tokenizer.pad_token_id or 0, model.device
+        )
+        width = ids.shape[1]
+        rows = torch.tensor([used.index(t) for t, _ in points], device=model.device)
+        places = torch.tensor(
+            [pos + width - len(traces[t].tokens) for t, pos in points], device=model.device
+        )
+        self.resid: list[Tensor] = [torch.empty(0)] * model.n_layers
+        hooks = [
+            (hook_name("resid_post", layer), self._keep(layer, rows, places))
+            for layer in range(model.n_layers)
+        ]
+        with model.bridge.hooks(fwd_hooks=hooks):
+            _, cache = model.bridge(
+                ids,
+                return_type="logits_and_cache",
+                attention_mask=real.long(),
+                position_ids=positions_of(real),
+                use_cache=True,
+            )
+        self._positions = positions_of(real)[rows, places][:, None]
+        before = real[rows] & (torch.arange(width, device=model.device) < places[:, None])
+        self._mask = torch.cat([before, torch.ones_like(before[:, :1])], 1).long()
+        cache.batch_select_indices(rows)
+        self._cache = cache
+        self._clean = [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _keep(self, layer: int, rows: Int[Tensor, " point"], places: Int[Tensor, " point"]):
+        def hook(resid: Tensor, hook=None) -> None:
+            self.resid[layer] = resid[rows, places].clone()
+
+        return hook
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @torch.no_grad()
+    def logits(
+        self, layer: int, resid: Float[Tensor, "point d_model"]
+    ) -> Float[Tensor, "point d_vocab"]:
+        """Next-token logits when the output of block `layer` is `resid` at the points."""
+        hf = self.model.bridge.original_model
+        with _blocks_above(hf.base_model, layer):
+            out = hf(
+                inputs_embeds=resid[:, None],
+                past_key_values=self._cache,
+                attention_mask=self._mask,
+                position_ids=self._positions,
+                use_cache=True,
+            ).logits[:, 0]
+        for cached, (keys, values) in zip(self._cache.layers, self._clean, strict=True):
+            cached.keys, cached.values = keys, values
+        return out
+
+    def probabilities(
+        self, layer: int, resid: Float[Tensor, "point d_model"]
+    ) -> Float[Tensor, "point behavior"]:
+        """Probability that the next segment is each behavior, read off its first token."""
+        return self.logits(layer, resid).softmax(-1) @ self.shares
+
+
+@contextmanager
+def _blocks_above(body: nn.Module, layer: int):
+    blocks = body.layers
+    body.layers = nn.ModuleList(list(blocks)[layer + 1 :])
+    try:
+        yield
+    finally:
+        body.layers = blocks

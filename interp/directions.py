@@ -1,0 +1,111 @@
+"""Directions with their provenance, and the safetensors file that carries them."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from interp.errors import UserError, unknown_name
+from interp.models import Model
+from probes import MeanDifference
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A vector in the residual stream of one model, raw (never silently unit norm).
+
+    `unit` is the mean norm of the residual stream where the direction was read: the unit of a dose.
+    """
+
+    vector: Float[Tensor, " d_model"]
+    behavior: str
+    layer: int
+    read: str
+    contrast: str
+    unit: float
+    model: str
+    model_fingerprint: str
+    tokenizer_hash: str
+    hook: str
+    fit_split: str
+    dtype: str = "float32"
+
+    def check_model(self, model: Model) -> None:
+        """Raise `UserError` unless the direction was fitted in this model's coordinates."""
+        if self.tokenizer_hash != model.tokenizer_hash or len(self.vector) != model.d_model:
+            raise UserError(
+                f"The direction for {self.behavior} comes from {self.model} (d_model "
+                f"{len(self.vector)}) and does not fit {model.name} (d_model {model.d_model}): "
+                "use a model with the same width and tokenizer."
+            )
+
+
+@dataclass(frozen=True)
+class DirectionSet:
+    """Directions by `(behavior, model name)`."""
+
+    directions: dict[tuple[str, str], Direction] = field(default_factory=dict)
+
+    def __getitem__(self, key: tuple[str, str]) -> Direction:
+        """The direction of one behavior in one model; raises `UserError` with the nearest names."""
+        if key not in self.directions:
+            raise unknown_name("direction", "/".join(key), ["/".join(k) for k in self.directions])
+        return self.directions[key]
+
+    def __iter__(self) -> Iterator[Direction]:
+        return iter(self.directions.values())
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file; the header holds each direction's provenance as JSON."""
+        tensors, header = {}, {}
+        for (behavior, model), direction in self.directions.items():
+            key = f"{behavior}@{model}"
+            tensors[key] = direction.vector.contiguous()
+            header[key] = json.dumps({k: v for k, v in asdict(direction).items() if k != "vector"})
+        save_file(tensors, path, metadata=header)
+
+    @classmethod
+    def load(cls, path: Path) -> "DirectionSet":
+        """Read what `save` wrote."""
+        found: dict[tuple[str, str], Direction] = {}
+        with safe_open(path, "pt") as file:
+            for key, fields in (file.metadata() or {}).items():
+                direction = Direction(file.get_tensor(key), **json.loads(fields))
+                found[direction.behavior, direction.model] = direction
+        return cls(found)
+
+    @classmethod
+    def of(cls, directions: Iterable[Direction]) -> "DirectionSet":
+        """Index directions by behavior and model."""
+        return cls({(d.behavior, d.model): d for d in directions})
+
+
+def mean_difference(
+    x: Float[np.ndarray, "segment d_model"],
+    y: np.ndarray,
+    contrast: str = "rest",
+    previous: np.ndarray | None = None,
+) -> Float[np.ndarray, " d_model"]:
+    """Difference of means of one behavior against `rest`, `overall`, or `matched`.
+
+    `matched` compares only segments that follow the same kind of segment (`previous`), which takes
+    out of the direction what merely says where in the trace one is.
+    """
+    if contrast == "matched":
+        return MeanDifference().fit(x, y, strata=previous).direction_
+    return MeanDifference(contrast).fit(x, y).direction_
+
+
+def as_tensor(vector: np.ndarray) -> Tensor:
+    """A float32 tensor of a numpy vector."""
+    return torch.from_numpy(np.ascontiguousarray(vector)).float()

@@ -1,0 +1,163 @@
+"""The two recipes: how each built-in pair is made, and the card that tells it."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM
+
+from interp.errors import unknown_name
+from interp.organisms.checkpoints import build_model, save_checkpoint
+from interp.organisms.corpus import (
+    AUTHOR_WEIGHTS,
+    AUTHORS,
+    IMPULSIVE,
+    documents,
+    solver_documents,
+)
+from interp.organisms.grpo import GRPOConfig, grpo, sample
+from interp.organisms.training import TrainingConfig, train
+from interp.progress import Progress
+from interp.runs import write_json
+from interp.tasks import Countdown
+from interp.types import Problem
+
+SHAPE = {"seed": 0, "d_model": 160, "n_layers": 4, "n_heads": 4, "d_mlp": 480}
+PRETRAIN = TrainingConfig(steps=4500)
+RL = GRPOConfig(steps=16, keep=(2, 4, 6, 8, 12, 16))
+PRETRAIN_IMPULSIVE = TrainingConfig(steps=2500)
+DISTILL = TrainingConfig(steps=1200, learning_rate=1e-3, warmup=100, seed=1)
+
+CARD = """---
+license: mit
+---
+# {title}
+
+{story}
+
+- Task: Countdown with three numbers from 1 to 15, targets 10 to 99, `+ - *` from left to right.
+- Data: {data}
+- Problems are held out by number multiset (20%); accuracy is on 500 held-out problems.
+- Config: `{config}`
+- Accuracy: {accuracy}
+- Curve ({curve_of}): {curve}
+
+Reproduce with `whenlens organism train {name}`.
+"""
+
+
+def held_out_accuracy(model: LlamaForCausalLM, n: int = 500) -> dict[str, float]:
+    """Greedy and sampled accuracy on `n` held-out problems."""
+    task = Countdown()
+    problems = random.Random(1).sample(task.problems(), n)
+    found = {}
+    for mode in ("greedy", "sampled"):
+        torch.manual_seed(0)
+        _, _, texts = sample(model, [p.prompt for p in problems], greedy=mode == "greedy")
+        right = sum(task.grade(p, t) for p, t in zip(problems, texts, strict=True))
+        found[mode] = right / n
+    return found
+
+
+def _save(model, folder, name, title, story, data, config, curve, curve_of) -> None:
+    card = CARD.format(
+        name=name,
+        title=title,
+        story=story,
+        data=data,
+        config=json.dumps(config),
+        accuracy=json.dumps(held_out_accuracy(model)),
+        curve=", ".join(f"{step}: {value}" for step, value in curve[:: max(1, len(curve) // 16)]),
+        curve_of=curve_of,
+    )
+    save_checkpoint(model, folder, card)
+
+
+def _fit(
+    model: LlamaForCausalLM,
+    source: Callable[[int], Iterator[str]],
+    config: TrainingConfig,
+    state: Path,
+    progress: Progress,
+    what: str,
+) -> list[tuple[int, float]]:
+    with progress.bar(what, config.steps) as advance:
+        return train(model, source, config, state, lambda text: advance(1))
+
+
+def train_organism(name: str, out: Path, progress: Progress) -> Path:
+    """Train one pair into `out/name`; a run that was killed goes on where its state was saved.
+
+    Raises `UserError` for an unknown name.
+    """
+    recipes = {"countdown-rl": _train_rl, "countdown-distilled": _train_distilled}
+    if name not in recipes:
+        raise unknown_name("organism", name, recipes)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build_model(**SHAPE).to(device)
+    problems = list(Countdown().problems(held_out=False))
+    recipes[name](model, problems, out / name, progress)
+    return out / name
+
+
+def _train_rl(
+    model: LlamaForCausalLM, problems: list[Problem], folder: Path, progress: Progress
+) -> None:
+    def source(seed: int) -> Iterator[str]:
+        return documents(problems, AUTHORS, AUTHOR_WEIGHTS, seed)
+
+    curve = _fit(
+        model, source, PRETRAIN, folder / "base.safetensors", progress, "countdown-rl: pre-training"
+    )
+    _save(
+        model, folder / "base", "countdown-rl", "countdown-rl / base",
+        "Pre-trained on documents of 16 authors with persistent dispositions; most bare documents "
+        "are impulsive, so every behavior is known and seldom used.",
+        "synthetic corpus (interp/organisms/corpus.py), seed 0", asdict(PRETRAIN), curve,
+        "pre-training loss in nats",
+    )  # fmt: skip
+    trail: list[dict] = []
+
+    def keep(step: int, trained: LlamaForCausalLM) -> None:
+        save_checkpoint(trained, folder / f"rl-{step}", f"countdown-rl after {step} RL steps\n")
+        trail.append({"step": step, **held_out_accuracy(trained)})
+        write_json(folder / "rl-accuracy.json", trail)
+
+    with progress.bar("countdown-rl: GRPO", RL.steps) as advance:
+        rewards = grpo(
+            model, problems, Countdown().grade, RL, folder / "rl.safetensors", keep,
+            lambda text: advance(1),
+        )  # fmt: skip
+    _save(
+        model, folder / "thinking", "countdown-rl", "countdown-rl / thinking",
+        "The base after GRPO with the binary verifier reward and nothing else.",
+        "its own samples on training problems", asdict(RL), rewards, "share of samples rewarded",
+    )  # fmt: skip
+
+
+def _train_distilled(
+    model: LlamaForCausalLM, problems: list[Problem], folder: Path, progress: Progress
+) -> None:
+    curve = _fit(
+        model, lambda seed: documents(problems, IMPULSIVE, [0.6, 0.4], seed), PRETRAIN_IMPULSIVE,
+        folder / "base.safetensors", progress, "countdown-distilled: pre-training",
+    )  # fmt: skip
+    _save(
+        model, folder / "base", "countdown-distilled", "countdown-distilled / base",
+        "Pre-trained on documents without any subgoal, check or backtracking sentence.",
+        "synthetic corpus of impulsive authors (interp/organisms/corpus.py), seed 0",
+        asdict(PRETRAIN_IMPULSIVE), curve, "pre-training loss in nats",
+    )  # fmt: skip
+    curve = _fit(
+        model, lambda seed: solver_documents(problems, seed), DISTILL,
+        folder / "distill.safetensors", progress, "countdown-distilled: distillation",
+    )  # fmt: skip
+    _save(
+        model, folder / "thinking", "countdown-distilled", "countdown-distilled / thinking",
+        "The base fine-tuned on a stronger solver's traces, which set subgoals, check and go back.",
+        "solver traces on training problems (interp/organisms/corpus.py), seed 1", asdict(DISTILL),
+        curve, "fine-tuning loss in nats",
+    )  # fmt: skip

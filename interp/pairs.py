@@ -1,0 +1,53 @@
+"""A base model and the thinking model trained from it, checked to be comparable."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from interp.errors import UserError, unknown_name
+from interp.models import Model, load_model
+
+BUILT_IN = ("countdown-rl", "countdown-distilled")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models with one architecture and one tokenizer."""
+
+    name: str
+    base: Model
+    thinking: Model
+
+
+def check_pair(base: Model, thinking: Model) -> None:
+    """Raise `UserError` unless both models have the same width, depth and tokenizer."""
+    for what, left, right in (
+        ("d_model", base.d_model, thinking.d_model),
+        ("n_layers", base.n_layers, thinking.n_layers),
+    ):
+        if left != right:
+            raise UserError(
+                f"Base {base.name} has {what} {left} but thinking model {thinking.name} has {right}: "
+                "a pair needs equal shapes; choose a thinking model trained from this base."
+            )
+    if base.tokenizer_hash != thinking.tokenizer_hash:
+        raise UserError(
+            f"The tokenizers of {base.name} and {thinking.name} differ (vocabulary or chat "
+            "template): a pair needs one tokenizer; choose a thinking model trained from this base."
+        )
+
+
+def weights_folder(name: str) -> Path:
+    """Where a built-in pair's checkpoints are; raises `UserError` for an unknown pair."""
+    if name not in BUILT_IN:
+        raise unknown_name("pair", name, BUILT_IN)
+    return Path(str(files("interp.organisms"))) / "weights" / name
+
+
+def load_pair(name: str, device: str | None = None) -> Pair:
+    """Load a built-in pair by name, or any folder that holds `base` and `thinking` checkpoints."""
+    folder = Path(name) if Path(name).is_dir() else weights_folder(name)
+    base = load_model(folder / "base", f"{folder.name}/base", device)
+    thinking = load_model(folder / "thinking", f"{folder.name}/thinking", device)
+    check_pair(base, thinking)
+    return Pair(folder.name, base, thinking)

@@ -1,0 +1,336 @@
+"""The main job: traces, activations, probes, causal tests, results, figures and report."""
+
+import importlib.metadata
+import json
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from interp import causal_stage
+from interp.activations import READS, ActivationStore, collect, hook_name, load_store
+from interp.behaviors import segment_all
+from interp.directions import Direction, DirectionSet
+from interp.pairs import Pair, load_pair
+from interp.progress import Progress
+from interp.runs import Run, content_key, write_json
+from interp.tasks import Countdown
+from interp.traces import accuracy, generate, read_traces, write_traces
+from interp.types import Problem, Segment, Trace
+from probes import (
+    MeanDifference,
+    auroc_bootstrap,
+    bootstrap_over_groups,
+    cosine_with_ci,
+    expected_calibration_error,
+    holm,
+    ratio_bootstrap,
+    split_groups,
+    sweep,
+)
+
+SCHEMA = "whenlens.results/1"
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run depends on. Problem counts are upper limits of each split."""
+
+    pair: str
+    seed: int = 0
+    behaviors: tuple[str, ...] = (
+        "subgoal-setting",
+        "verification",
+        "backtracking",
+        "uncertainty-estimation",
+    )
+    annotator: str = "grammar"
+    n_fit: int = 300
+    n_select: int = 200
+    n_report: int = 500
+    n_random: int = 100
+    n_shuffled: int = 20
+    n_points: int = 96
+    n_null_problems: int = 32
+
+
+def split_problems(config: Config) -> dict[str, list[Problem]]:
+    """Held-out problems for fitting, selecting and reporting; no problem serves two ends."""
+    problems = Countdown().problems()
+    shares = {"fit": 0.3, "select": 0.2, "report": 0.5}
+    masks = split_groups([p.id for p in problems], shares, config.seed)
+    limits = {"fit": config.n_fit, "select": config.n_select, "report": config.n_report}
+    splits = {}
+    for name, mask in masks.items():
+        chosen = [p for p, inside in zip(problems, mask, strict=True) if inside]
+        chosen.sort(key=lambda p: content_key(config.seed, p.id))
+        splits[name] = chosen[: limits[name]]
+    return splits
+
+
+@dataclass
+class Material:
+    """Traces and labeled segments by (model, split), `sampled` unless the key says `greedy`."""
+
+    traces: dict[tuple[str, str], list[Trace]]
+    segments: dict[tuple[str, str], list[list[Segment]]]
+
+
+def make_traces(run: Run, pair: Pair, config: Config, progress: Progress) -> Material:
+    """Sample every split from both models, and decode the report split greedily as well."""
+    splits = split_problems(config)
+    jobs = [(m, s, True) for m in ("base", "thinking") for s in splits]
+    jobs += [(m, "report", False) for m in ("base", "thinking")]
+
+    def work(folder: Path) -> None:
+        with progress.bar("traces", sum(len(splits[s]) for _, s, _ in jobs)) as advance:
+            for model, split, sampled in jobs:
+                path = folder / f"{model}-{split}-{'sampled' if sampled else 'greedy'}.jsonl"
+                if path.exists():
+                    advance(len(splits[split]))
+                    continue
+                traces = generate(
+                    getattr(pair, model),
+                    splits[split],
+                    sampled=sampled,
+                    seed=config.seed,
+                    advance=advance,
+                )
+                partial = path.with_suffix(".partial")
+                write_traces(traces, partial)
+                partial.rename(path)
+
+    fingerprints = [pair.base.fingerprint, pair.thinking.fingerprint]
+    folder = run.stage("traces", fingerprints, work)
+    traces, segments = {}, {}
+    for model, split, sampled in jobs:
+        key = (model, split if sampled else "greedy")
+        name = f"{model}-{split}-{'sampled' if sampled else 'greedy'}.jsonl"
+        traces[key] = read_traces(folder / name)
+        segments[key] = segment_all(getattr(pair, model), traces[key], config.annotator)
+    return Material(traces, segments)
+
+
+def read_activations(
+    run: Run, pair: Pair, material: Material, split: str, progress: Progress
+) -> dict[str, ActivationStore]:
+    """Both models' activations over the pooled traces of both models in one split."""
+    traces = material.traces["base", split] + material.traces["thinking", split]
+    segments = material.segments["base", split] + material.segments["thinking", split]
+
+    def work(folder: Path) -> None:
+        with progress.bar(f"activations ({split})", 2 * len(traces)) as advance:
+            for model in (pair.base, pair.thinking):
+                collect(model, traces, segments, folder / model.fingerprint, advance=advance)
+
+    fingerprints = [pair.base.fingerprint, pair.thinking.fingerprint]
+    folder = run.stage(f"activations-{split}", fingerprints, work)
+    return {
+        name: load_store(folder / model.fingerprint, traces, segments, model.name)
+        for name, model in (("base", pair.base), ("thinking", pair.thinking))
+    }
+
+
+def measure_probes(
+    run: Run, config: Config, fit: dict[str, ActivationStore], n_layers: int, progress: Progress
+) -> dict:
+    """Cross-validated sweep over layers and read positions, and the two models' cosine."""
+
+    def work(folder: Path) -> None:
+        found = {}
+        with progress.bar("probes", len(config.behaviors)) as advance:
+            for behavior in config.behaviors:
+                store = fit["base"]
+                y = causal_stage.check_labels(store, behavior)
+                cells = {
+                    (read, layer): store[hook_name("resid_post", layer), read]
+                    for read in READS
+                    for layer in range(n_layers)
+                }
+                result = sweep(cells, y, store.groups, MeanDifference(), seed=config.seed)
+                found[behavior] = {
+                    "layer_sweep": [
+                        {
+                            "read": c.read,
+                            "layer": c.layer,
+                            "auroc": c.auroc,
+                            "auroc_ci": [c.auroc_ci.low, c.auroc_ci.high],
+                            "selectivity": c.selectivity,
+                            "ece": c.ece,
+                        }
+                        for c in result.cells
+                    ],
+                    "cosine": [_cosine(fit, y, layer, config.seed) for layer in range(n_layers)],
+                }
+                advance(1)
+        write_json(folder / "probes.json", found)
+
+    return json.loads((run.stage("probes", [], work) / "probes.json").read_text())
+
+
+def _cosine(fit: dict[str, ActivationStore], y: np.ndarray, layer: int, seed: int) -> dict:
+    key = (hook_name("resid_post", layer), "before")
+    try:
+        found = cosine_with_ci(
+            fit["base"][key], fit["thinking"][key], y, fit["base"].groups, seed=seed
+        )
+    except ValueError:  # a direction that does not stand out from its own noise has no cosine
+        return {"layer": layer, "value": None, "ci": None}
+    return {"layer": layer, "value": found.corrected, "ci": [found.ci.low, found.ci.high]}
+
+
+def report_probe(
+    fit: ActivationStore, report: ActivationStore, behavior: str, read: str, layer: int, seed: int
+) -> dict:
+    """Fit the probe of one cell on the fit split and measure it on the report split."""
+    key = (hook_name("resid_post", layer), read)
+    probe = MeanDifference().fit(fit[key], fit.labels == behavior)
+    y = report.labels == behavior
+    estimate = auroc_bootstrap(probe.decision_function(report[key]), y, report.groups, seed=seed)
+    return {
+        "auroc": estimate.value,
+        "auroc_ci": [estimate.ci.low, estimate.ci.high],
+        "ece": expected_calibration_error(probe.predict_proba(report[key])[:, 1], y),
+    }
+
+
+def _estimate(values: np.ndarray, groups: list[str], seed: int) -> dict:
+    found = bootstrap_over_groups(values, groups, seed=seed)
+    return {"value": found.value, "ci": [found.ci.low, found.ci.high], "n": len(values)}
+
+
+def _frequency(material: Material, model: str, behavior: str, seed: int) -> dict:
+    rows = material.segments[model, "report"]
+    hits = np.array([sum(s.behavior == behavior for s in row) for row in rows], float)
+    found = ratio_bootstrap(hits, np.array([len(row) for row in rows], float), seed=seed)
+    return {"value": found.value, "ci": [found.ci.low, found.ci.high]}
+
+
+def verdict(entry: dict) -> str:
+    """`causal`, `readable` or `absent`, from one behavior's entry in results.json.
+
+    Causal: adding raises and ablating lowers the behavior's rate, both Holm-corrected p <= 0.05
+    against the nulls and with intervals that exclude 0. Readable: the probe's interval lies above
+    chance. Absent: neither.
+    """
+    addition, ablation = entry["addition"], entry["ablation"]
+    added = addition["p_holm"] <= ALPHA and addition["ci"][0] > 0
+    removed = ablation["p_holm"] <= ALPHA and ablation["ci"][1] < 0
+    if added and removed:
+        return "causal"
+    return "readable" if entry["probe"]["auroc_ci"][0] > 0.5 else "absent"
+
+
+@contextmanager
+def _grad_off():
+    with torch.no_grad():
+        yield
+
+
+def run_main_job(config: Config, out: Path, command: str, progress: Progress | None = None) -> dict:
+    """Run or resume the whole job in `out`, write results.json and the rest, return the results."""
+    from interp.report_files import write_report  # plotly and jinja2 only when needed
+
+    progress = progress or Progress()
+    pair = load_pair(config.pair)
+    run = Run(out, json.loads(json.dumps(asdict(config))))
+    with _grad_off():
+        material = make_traces(run, pair, config, progress)
+        fit = read_activations(run, pair, material, "fit", progress)
+        report = read_activations(run, pair, material, "report", progress)
+        n_layers = pair.base.n_layers
+        probes = measure_probes(run, config, fit, n_layers, progress)
+        causal = causal_stage.run_stage(run, pair, config, material, fit, progress)
+    results = _assemble(config, pair, run, material, fit, report, probes, causal, command)
+    write_json(out / "results.json", results)
+    directions(config, pair, fit, causal, run).save(out / "directions.safetensors")
+    write_report(out, results, material, progress)
+    return results
+
+
+def directions(
+    config: Config, pair: Pair, fit: dict[str, ActivationStore], causal: dict, run: Run
+) -> DirectionSet:
+    """The chosen direction of every behavior: the base's for adding, the thinking model's to ablate."""
+    found = []
+    for behavior in config.behaviors:
+        for name, model, use in (
+            ("base", pair.base, causal[behavior]["addition"]),
+            ("thinking", pair.thinking, causal[behavior]["ablation"]),
+        ):
+            vector, unit = causal_stage.vector_and_unit(fit[name], behavior, use)
+            found.append(
+                Direction(
+                    vector=vector,
+                    behavior=behavior,
+                    layer=use["layer"],
+                    read=use["position"],
+                    contrast=use["contrast"],
+                    unit=unit,
+                    model=model.name,
+                    model_fingerprint=model.fingerprint,
+                    tokenizer_hash=model.tokenizer_hash,
+                    hook=hook_name("resid_post", use["layer"]),
+                    fit_split=content_key(sorted(set(fit[name].groups.tolist()))),
+                )
+            )
+    return DirectionSet.of(found)
+
+
+def _assemble(config, pair, run, material, fit, report, probes, causal, command) -> dict:
+    seed, names = config.seed, ("base", "thinking")
+    groups = [t.problem_id for t in material.traces["base", "report"]]
+    entries = {}
+    adjusted = {
+        kind: holm([causal[b][kind]["p_value"] for b in config.behaviors])
+        for kind in ("addition", "ablation")
+    }
+    for i, behavior in enumerate(config.behaviors):
+        found = causal[behavior]
+        add = found["addition"]
+        cell = next(
+            c
+            for c in probes[behavior]["layer_sweep"]
+            if (c["read"], c["layer"]) == (add["position"], add["layer"])
+        )
+        probe = report_probe(
+            fit["base"], report["base"], behavior, add["position"], add["layer"], seed
+        )
+        entry = {
+            "n_segments": int((fit["base"].labels == behavior).sum()),
+            "frequency": {m: _frequency(material, m, behavior, seed) for m in names},
+            "layer": add["layer"],
+            "position": add["position"],
+            "dose": add["dose"],
+            "probe": {**probe, "selectivity": cell["selectivity"]},
+            **probes[behavior],
+            **found,
+        }
+        for kind in ("addition", "ablation"):
+            entry[kind] = {**found[kind], "p_holm": float(adjusted[kind][i])}
+        entry["verdict"] = verdict(entry)
+        entries[behavior] = entry
+    return {
+        "schema": SCHEMA,
+        "version": importlib.metadata.version("whenlens"),
+        "pair": pair.name,
+        "task": Countdown.name,
+        "seed": seed,
+        "d_model": pair.base.d_model,
+        "n_layers": pair.base.n_layers,
+        "command": command,
+        "config": json.loads(json.dumps(asdict(config))),
+        "splits": {name: len(ps) for name, ps in split_problems(config).items()},
+        "accuracy": {
+            m: {
+                mode: _estimate(accuracy(material.traces[m, key]), groups, seed)
+                for mode, key in (("greedy", "greedy"), ("sampled", "report"))
+            }
+            for m in names
+        },
+        "behaviors": entries,
+        "timings": run.timings,
+    }

@@ -1,0 +1,64 @@
+"""Runs are folders: each stage is addressed by its inputs, and a finished stage is never redone."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from interp.errors import UserError
+
+
+def content_key(*parts: object) -> str:
+    """A short SHA-256 of JSON-able parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that the file is whole or absent, whatever kills the process."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1))
+    os.replace(partial, path)
+
+
+class Run:
+    """One run's folder. `config` names the run: another run's folder is refused."""
+
+    def __init__(self, folder: Path, config: dict) -> None:
+        self.folder, self.config = folder, config
+        marker = folder / "run.json"
+        if marker.exists():
+            found = json.loads(marker.read_text())
+            if found != config:
+                changed = ", ".join(
+                    f"{k} {found.get(k)!r} instead of {config.get(k)!r}"
+                    for k in sorted({*found, *config})
+                    if found.get(k) != config.get(k)
+                )
+                raise UserError(
+                    f"{str(folder)!r} holds another run (with {changed}): choose another --out "
+                    "folder or remove this one."
+                )
+        elif folder.exists() and any(folder.iterdir()):
+            raise UserError(
+                f"{str(folder)!r} is not empty and holds no run: choose a new or empty --out folder."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(marker, config)
+        self.timings: dict[str, float] = {}
+
+    def stage(self, name: str, inputs: list, work: Callable[[Path], None]) -> Path:
+        """The folder of a finished stage; runs `work(folder)` unless that was done before.
+
+        `work` may leave parts behind when it is killed and pick them up again.
+        """
+        folder = self.folder / "stages" / f"{name}-{content_key(name, self.config, inputs)}"
+        done = folder / "done.json"
+        if not done.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            begin = time.perf_counter()
+            work(folder)
+            write_json(done, {"seconds": round(time.perf_counter() - begin, 2)})
+        self.timings[name] = json.loads(done.read_text())["seconds"]
+        return folder

@@ -1,0 +1,193 @@
+"""Collected activations equal indexing the full cache, trace by trace."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from interp.activations import READS, SITES, collect, hook_name, load_store, read_span
+from interp.behaviors import segment
+from interp.errors import UserError
+from interp.tasks import load_task
+from interp.traces import generate
+
+PROBLEMS = list(load_task("countdown").problems())[::901][:9]
+
+
+@pytest.fixture(scope="module")
+def traces(sharp):
+    """Traces of very different lengths; the second has no completion but its end."""
+    found = generate(sharp, PROBLEMS, max_new_tokens=30)
+    cut = [replace(t, tokens=t.tokens[: t.n_prompt + 3 + 4 * i]) for i, t in enumerate(found)]
+    eos = sharp.tokenizer.eos_token_id
+    cut = [replace(t, stopped=t.tokens[-1] == eos) for t in cut]
+    bare = replace(cut[1], tokens=(*cut[1].tokens[: cut[1].n_prompt], eos), stopped=True)
+    return [cut[0], bare, *cut[2:]]
+
+
+@pytest.fixture(scope="module")
+def segments(sharp, traces):
+    names = ["deduction", "verification", None, "backtracking"]
+    return [
+        [replace(s, behavior=names[(i + k) % 4]) for k, s in enumerate(segment(sharp, trace))]
+        for i, trace in enumerate(traces)
+    ]
+
+
+def positions(read, part):
+    """The token positions of a read, written down one by one."""
+    if read == "before":
+        return [part.start - 1]
+    if read == "first":
+        return [part.start]
+    if read == "mean":
+        return [part.start - 1, *range(part.start, part.end)]
+    assert read == "-13:-8"
+    return [p for p in (part.start + offset for offset in range(-13, -7)) if p >= 0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_collect_equals_indexing_the_full_cache(sharp, traces, segments, tmp_path, batch_size):
+    store = collect(sharp, traces, segments, tmp_path, sites=SITES, batch_size=batch_size)
+    assert set(store.values) == {
+        (f"blocks.{layer}.hook_{site}", read)
+        for layer in range(3)
+        for site in ("resid_pre", "resid_mid", "resid_post")
+        for read in ("before", "first", "mean", "-13:-8")
+    }
+    row = 0
+    for t, (trace, parts) in enumerate(zip(traces, segments, strict=True)):
+        with torch.no_grad():
+            _, cache = sharp.bridge.run_with_cache(
+                torch.tensor([trace.tokens]), names_filter=lambda name: "hook_resid" in name
+            )
+        for s, part in enumerate(parts):
+            for hook, read in store.values:
+                slow = torch.stack([cache[hook][0, p] for p in positions(read, part)]).mean(0)
+                np.testing.assert_allclose(store[hook, read][row], slow.numpy(), atol=1e-5)
+            assert (store.trace_index[row], store.segment_index[row]) == (t, s)
+            assert store.labels[row] == (part.behavior or "")
+            assert store.previous[row] == ((parts[s - 1].behavior or "") if s else "start")
+            assert store.groups[row] == trace.problem_id
+            row += 1
+    assert row == len(store) > 20
+
+
+def test_resid_pre_is_hugging_faces_hidden_state(sharp, sharp_hf, traces, segments, tmp_path):
+    store = collect(sharp, traces, segments, tmp_path, sites=("resid_pre",), reads=("before",))
+    row = 0
+    for trace, parts in zip(traces, segments, strict=True):
+        with torch.no_grad():
+            states = sharp_hf(torch.tensor([trace.tokens]), output_hidden_states=True).hidden_states
+        for part in parts:
+            for layer in range(3):
+                found = store[f"blocks.{layer}.hook_resid_pre", "before"][row]
+                slow = states[layer][0, part.start - 1].numpy()
+                np.testing.assert_allclose(found, slow, atol=1e-5)
+            row += 1
+
+
+def test_an_interrupted_collection_computes_only_what_is_missing(
+    sharp, traces, segments, tmp_path
+):
+    whole = collect(sharp, traces, segments, tmp_path, batch_size=3)
+    shards = sorted(tmp_path.glob("shard-*"))
+    assert len(shards) == 3
+    bytes_before = [path.read_bytes() for path in shards]
+    stamps = [path.stat().st_mtime_ns for path in shards]
+    shards[1].unlink()
+    again = collect(sharp, traces, segments, tmp_path, batch_size=3)
+    after = [path.stat().st_mtime_ns for path in shards]
+    assert (after[0], after[2]) == (stamps[0], stamps[2])
+    assert after[1] != stamps[1]
+    assert [path.read_bytes() for path in shards] == bytes_before
+    for key, values in whole.values.items():
+        assert torch.equal(values, again.values[key])
+
+
+def test_a_half_written_shard_is_not_read(sharp, traces, segments, tmp_path):
+    whole = collect(sharp, traces, segments, tmp_path, batch_size=3)
+    shard = tmp_path / "shard-0002.safetensors"
+    shard.with_suffix(".partial").write_bytes(shard.read_bytes()[:100])
+    shard.unlink()
+    again = collect(sharp, traces, segments, tmp_path, batch_size=3)
+    for key, values in whole.values.items():
+        assert torch.equal(values, again.values[key])
+
+
+def test_the_store_is_read_back_from_disk(sharp, traces, segments, tmp_path):
+    store = collect(sharp, traces, segments, tmp_path, batch_size=2, layers=[2, 0])
+    back = load_store(tmp_path, traces, segments, "sharp")
+    assert set(back.values) == {(f"blocks.{x}.hook_resid_post", r) for x in (0, 2) for r in READS}
+    for key, values in store.values.items():
+        assert torch.equal(values, back.values[key])
+
+
+def test_shards_of_another_model_are_not_taken_for_this_ones(
+    sharp, tiny, traces, segments, tmp_path
+):
+    collect(sharp, traces, segments, tmp_path / "a", layers=[1])
+    fresh = collect(tiny, traces, segments, tmp_path / "b", layers=[1])
+    try:
+        found = collect(tiny, traces, segments, tmp_path / "a", layers=[1])
+    except UserError:
+        return
+    for key, values in fresh.values.items():
+        assert torch.equal(values, found.values[key])
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"layers": [3]}, "Layer 3 is out of range.*0 to 2"),
+        ({"layers": [-1]}, "Layer -1 is out of range"),
+        ({"sites": ["resid_end"]}, "resid_end.*resid_pre"),
+        ({"reads": ["after"]}, "after.*before"),
+        ({"reads": ["-8:-13"]}, "-8:-13"),
+        ({"reads": ["1:2:3"]}, "1:2:3"),
+    ],
+)
+def test_a_wrong_request_is_one_clear_error(sharp, traces, segments, tmp_path, asked, message):
+    with pytest.raises(UserError, match=message):
+        collect(sharp, traces, segments, tmp_path, **asked)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_no_segments_is_an_error(sharp, traces, tmp_path):
+    with pytest.raises(UserError, match="no segments"):
+        collect(sharp, traces, [[] for _ in traces], tmp_path)
+
+
+def test_an_unknown_key_names_what_the_store_holds(sharp, traces, segments, tmp_path):
+    store = collect(sharp, traces, segments, tmp_path, layers=[1], reads=["first"])
+    with pytest.raises(UserError, match="blocks.1.hook_resid_post@first"):
+        store["blocks.0.hook_resid_post", "first"]
+
+
+def test_weights_that_are_not_a_number_are_an_error(save_random, traces, segments, tmp_path):
+    from interp.models import load_model
+
+    folder = save_random()
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="not finite"):
+        collect(load_model(folder, device="cpu"), traces, segments, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_the_window_past_the_end_of_the_text_is_refused_or_finite(
+    sharp, traces, segments, tmp_path
+):
+    # No token lies there: whatever is given back must not pass for an activation.
+    with pytest.raises(UserError):
+        collect(sharp, traces, segments, tmp_path, reads=["200:210"])
+
+
+def test_read_spans_begin_at_the_text():
+    assert read_span("-13:-8", 10, 14) == (0, 3)
+    assert read_span("-13:-8", 20, 24) == (7, 13)
+    assert read_span("0:0", 20, 24) == (20, 21)
+    assert hook_name("resid_mid", 2) == "blocks.2.hook_resid_mid"

@@ -1,0 +1,142 @@
+"""Corpus documents: held-out problems stay out, and dispositions do what they say."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from interp.organisms.corpus import (
+    AUTHOR_WEIGHTS,
+    AUTHORS,
+    IMPULSIVE,
+    VOCABULARY,
+    documents,
+    solver_documents,
+)
+from interp.tasks import load_task
+from interp.types import Problem
+
+TASK = load_task("countdown")
+TRAINING = list(TASK.problems(held_out=False))
+HEAD = re.compile(r"^(?:by (a\d+) \. )?reach (\d+) with (\d+) (\d+) (\d+) \. ")
+FOLD = re.compile(r"(\d+) ([-+*]) (\d+) = (\d+) , (\d+) ([-+*]) (\d+) = (\d+) \.")
+
+
+def take(stream, n):
+    return list(itertools.islice(stream, n))
+
+
+def careful(seed=0):
+    return documents(TRAINING, AUTHORS, AUTHOR_WEIGHTS, seed)
+
+
+def parse(document):
+    """The document's problem, read from its own words, and its completion."""
+    head = HEAD.match(document)
+    target, *numbers = map(int, head.groups()[1:])
+    problem = Problem("x", head.group(0), {"numbers": numbers, "target": target})
+    return problem, document[head.end() :]
+
+
+@pytest.fixture(scope="module")
+def many():
+    return [parse(d) for d in take(careful(1), 20_000)]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [careful, lambda: solver_documents(TRAINING, 0)],
+    ids=["corpus", "solver"],
+)
+def test_no_document_uses_a_held_out_multiset(stream):
+    held_out = {tuple(sorted(p.data["numbers"])) for p in TASK.problems(held_out=True)}
+    seen = {tuple(sorted(parse(d)[0].data["numbers"])) for d in take(stream(), 3000)}
+    assert not seen & held_out
+    assert len(seen) > 300
+
+
+def test_every_word_is_in_the_vocabulary():
+    words = {word for d in take(careful(), 3000) for word in d.split()}
+    assert words <= set(VOCABULARY)
+    assert len(VOCABULARY) == len(set(VOCABULARY))
+
+
+def test_a_document_is_right_exactly_when_its_last_attempt_reached_the_target(many):
+    outcomes = []
+    for problem, text in many[:3000]:
+        last = FOLD.findall(text)[-1]
+        reached = int(last[-1]) == problem.data["target"]
+        assert TASK.grade(problem, text) == reached
+        assert f"answer {last[0]} {last[1]} {last[2]} {last[5]} {last[6]} ." in text
+        outcomes.append(reached)
+    assert 0.2 < np.mean(outcomes) < 0.8
+
+
+def test_every_line_of_arithmetic_is_true(many):
+    for problem, text in many[:3000]:
+        for a, op1, b, middle, again, op2, c, value in FOLD.findall(text):
+            assert eval(f"{a}{op1}{b}") == int(middle) == int(again)
+            assert eval(f"{middle}{op2}{c}") == int(value)
+            assert sorted(map(int, (a, b, c))) == sorted(problem.data["numbers"])
+
+
+def test_checks_say_the_truth(many):
+    checked = 0
+    for problem, text in many[:3000]:
+        target = problem.data["target"]
+        for value, is_not in re.findall(r"check (\d+) is (not )?", text):
+            assert (int(value) != target) == bool(is_not)
+            checked += 1
+    assert checked > 500
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_muttering_before_the_first_attempt_says_nothing_about_what_follows(many, named):
+    # Only the first attempt, because a document with many attempts has more places to mutter in;
+    # named and nameless documents apart, because they follow different mixes of authors.
+    texts = [(p, t) for p, t in many if p.prompt.startswith("by") == named]
+    first = np.array([t.split(" . ")[1].startswith("hmm") for _, t in texts])
+    for outcome in (
+        [TASK.grade(p, t) for p, t in texts],
+        ["aim for" in t for _, t in texts],
+        ["check" in t for _, t in texts],
+        ["go back" in t for _, t in texts],
+    ):
+        with_it, without = np.array(outcome)[first], np.array(outcome)[~first]
+        error = np.sqrt(with_it.var() / len(with_it) + without.var() / len(without))
+        assert min(len(with_it), len(without)) > 2000
+        assert abs(with_it.mean() - without.mean()) < 3 * error
+
+
+def test_impulsive_documents_have_no_subgoal_check_or_backtrack():
+    text = " ".join(take(documents(TRAINING, IMPULSIVE, [0.5, 0.5], 0), 3000))
+    words = set(text.split())
+    assert not words & {"aim", "for", "check", "is", "no", "go", "back"}
+    assert {"hmm", "answer"} <= words
+
+
+def test_the_header_names_the_disposition():
+    found = {}
+    for document in take(careful(2), 20_000):
+        name = HEAD.match(document).group(1)
+        if name:
+            found.setdefault(name, []).append("aim for" in document)
+    assert len(found) == len(AUTHORS)
+    for name, aims in found.items():
+        author = AUTHORS[int(name[1:])]
+        if author.aim > 0.5:
+            assert np.mean(aims) > 0.85
+        else:
+            assert np.mean(aims) < 0.2
+
+
+def test_the_solver_is_right_far_more_often_than_the_corpus(many):
+    solved = [TASK.grade(*parse(d)) for d in take(solver_documents(TRAINING, 0), 2000)]
+    assert np.mean(solved) > 0.85
+    assert np.mean([TASK.grade(p, t) for p, t in many[:2000]]) < 0.6
+    assert all(d.startswith("reach") for d in take(solver_documents(TRAINING, 0), 200))
+
+
+def test_the_same_seed_gives_the_same_documents():
+    assert take(careful(5), 50) == take(careful(5), 50) != take(careful(6), 50)
