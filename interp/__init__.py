@@ -1,0 +1,78 @@
+"""whenlens: find, test and show the directions behind a thinking model's behaviors.
+
+Names load when they are first used, so `import interp` costs nothing and `interp.organisms` runs
+without transformer_lens.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from interp.activations import collect
+    from interp.behaviors import annotate, segment_all
+    from interp.config import Config
+    from interp.directions import Direction, DirectionSet, mean_difference
+    from interp.errors import UserError
+    from interp.interventions import Ablate, Add, MeanAblate, forward, intervene
+    from interp.models import Model, load_model
+    from interp.pairs import Pair, load_pair
+    from interp.pipeline import run_main_job
+    from interp.tasks import Countdown, load_task
+    from interp.traces import generate
+    from interp.types import BEHAVIORS, Problem, Segment, Trace
+else:
+    # Hidden from type checkers: they would accept any attribute of a module with a `__getattr__`.
+    _MODULES = {
+        "activations": ("collect",),
+        "behaviors": ("annotate", "segment_all"),
+        "directions": ("Direction", "DirectionSet", "mean_difference"),
+        "errors": ("UserError",),
+        "interventions": ("Ablate", "Add", "MeanAblate", "forward", "intervene"),
+        "models": ("Model", "load_model"),
+        "pairs": ("Pair", "load_pair"),
+        "config": ("Config",),
+        "pipeline": ("run_main_job",),
+        "tasks": ("Countdown", "load_task"),
+        "traces": ("generate",),
+        "types": ("BEHAVIORS", "Problem", "Segment", "Trace"),
+    }
+    _HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+    def __getattr__(name):
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value  # the next use does not come here
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
+
+__all__ = [
+    "BEHAVIORS",
+    "Ablate",
+    "Add",
+    "Config",
+    "Countdown",
+    "Direction",
+    "DirectionSet",
+    "MeanAblate",
+    "Model",
+    "Pair",
+    "Problem",
+    "Segment",
+    "Trace",
+    "UserError",
+    "annotate",
+    "collect",
+    "forward",
+    "generate",
+    "intervene",
+    "load_model",
+    "load_pair",
+    "load_task",
+    "mean_difference",
+    "run_main_job",
+    "segment_all",
+]

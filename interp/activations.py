@@ -103,7 +103,8 @@ def pool_batch(
                 rows.append(row)
                 begins.append(low + shift)
                 ends.append(min(high, len(trace.tokens)) + shift)
-        spans[read] = tuple(torch.tensor(x, device=model.device) for x in (rows, begins, ends))
+        at = [torch.tensor(x, device=model.device) for x in (rows, begins, ends)]
+        spans[read] = (at[0], at[1], at[2])
     pooled: dict[tuple[str, str], Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:

@@ -16,7 +16,7 @@ from interp.traces import generate
 from interp.types import Problem
 from probes import paired_bootstrap, paired_ratio_bootstrap, permutation_p_value
 
-DOSES = (0.1, 0.2, 0.4, 0.8)
+DOSES = (0.2, 0.4, 0.8, 1.2)
 """Doses tried, in mean norms of the residual stream at the edited layer."""
 
 

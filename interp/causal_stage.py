@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from interp.causal import (
     proxy_record,
     run_arms,
 )
+from interp.config import Config, Material
 from interp.decisions import DecisionPoints, first_token_shares
 from interp.directions import as_tensor, mean_difference
 from interp.errors import UserError
@@ -39,9 +39,6 @@ from probes import (
     random_directions,
     shuffle_labels,
 )
-
-if TYPE_CHECKING:
-    from interp.pipeline import Config, Material
 
 ADD_READINGS = (("before", "rest"), ("mean", "rest"))
 ABLATE_READINGS = (("before", "rest"), ("before", "matched"))
@@ -121,8 +118,8 @@ def _shuffled_vectors(
 def run_stage(
     run: Run,
     pair: Pair,
-    config: "Config",
-    material: "Material",
+    config: Config,
+    material: Material,
     fit: dict[str, ActivationStore],
     progress: Progress,
 ) -> dict:
@@ -151,8 +148,8 @@ class CausalTest:
         kind: str,
         model: Model,
         name: str,
-        config: "Config",
-        material: "Material",
+        config: Config,
+        material: Material,
         store: ActivationStore,
     ) -> None:
         self.kind, self.model, self.config, self.store = kind, model, config, store

@@ -50,7 +50,8 @@ def run(
     """
     from transformers.utils import logging
 
-    from interp.pipeline import Config, run_main_job
+    from interp.config import Config
+    from interp.pipeline import run_main_job
     from interp.progress import Progress
     from interp.types import BEHAVIORS
 

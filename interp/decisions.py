@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ class DecisionPoints:
         self, layer: int, resid: Float[Tensor, "point d_model"]
     ) -> Float[Tensor, "point d_vocab"]:
         """Next-token logits when the output of block `layer` is `resid` at the points."""
-        hf = self.model.bridge.original_model
+        hf: Any = self.model.bridge.original_model
         with _blocks_above(hf.base_model, layer):
             out = hf(
                 inputs_embeds=resid[:, None],
@@ -119,7 +120,7 @@ class DecisionPoints:
 
 
 @contextmanager
-def _blocks_above(body: nn.Module, layer: int):
+def _blocks_above(body: Any, layer: int):
     blocks = body.layers
     body.layers = nn.ModuleList(list(blocks)[layer + 1 :])
     try:

@@ -19,7 +19,7 @@ At = Literal["starts", "all"]
 
 def _rowwise(
     values: Float[Tensor, "*row d_model"], frame: Frame
-) -> Float[Tensor, "*batch_or_one 1 d_model"]:
+) -> Tensor:
     """One vector for all rows, or one for each row of the caller's list."""
     return values if values.ndim == 1 else values[frame.rows][:, None]
 
@@ -113,13 +113,13 @@ class Audit:
 
     forwards: Counter[int] = field(default_factory=Counter)
     positions: Counter[int] = field(default_factory=Counter)
-    change: Counter[int] = field(default_factory=Counter)
+    change: dict[int, float] = field(default_factory=dict)
     rows: set[int] = field(default_factory=set)
     decode_steps: int = 0
 
     def mean_change(self, layer: int) -> float:
         """Mean L2 norm of the change at one layer, over edited positions."""
-        return self.change[layer] / max(1, self.positions[layer])
+        return self.change.get(layer, 0.0) / max(1, self.positions[layer])
 
     def record(
         self, layer: int, where: Bool[Tensor, "batch pos"], frame: Frame, delta: Tensor
@@ -139,7 +139,7 @@ class Audit:
         self.forwards[layer] += 1
         self.decode_steps += int(delta.shape[1] == 1)
         self.positions[layer] += len(norms)
-        self.change[layer] += float(norms.sum())
+        self.change[layer] = self.change.get(layer, 0.0) + float(norms.sum())
         self.rows.update(frame.rows[where.any(1)].tolist())
 
 

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.errors import UserError
 
@@ -39,7 +40,7 @@ class Model:
 
     name: str
     bridge: TransformerBridge
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any  # a PreTrainedTokenizerBase, whose stubs are unions of everything
     fingerprint: str
     frame: Frame | None = field(default=None, repr=False)
 
@@ -116,10 +117,10 @@ def load_model(folder: str | Path, name: str | None = None, device: str | None =
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    weights = AutoModelForCausalLM.from_pretrained(
+    weights: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
-    ).to(device)
-    weights.requires_grad_(False)
+    )
+    weights.to(device).requires_grad_(False)
     bridge = TransformerBridge.boot_transformers(
         str(folder), hf_model=weights.eval(), tokenizer=tokenizer
     )

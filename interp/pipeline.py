@@ -2,8 +2,7 @@
 
 import importlib.metadata
 import json
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,13 @@ import torch
 from interp import causal_stage
 from interp.activations import READS, ActivationStore, collect, hook_name, load_store
 from interp.behaviors import segment_all
+from interp.config import Config, Material, split_problems
 from interp.directions import Direction, DirectionSet
 from interp.pairs import Pair, load_pair
 from interp.progress import Progress
 from interp.runs import Run, content_key, write_json
 from interp.tasks import Countdown
 from interp.traces import accuracy, generate, read_traces, write_traces
-from interp.types import Problem, Segment, Trace
 from probes import (
     MeanDifference,
     auroc_bootstrap,
@@ -27,56 +26,11 @@ from probes import (
     expected_calibration_error,
     holm,
     ratio_bootstrap,
-    split_groups,
     sweep,
 )
 
 SCHEMA = "whenlens.results/1"
 ALPHA = 0.05
-
-
-@dataclass(frozen=True)
-class Config:
-    """What a run depends on. Problem counts are upper limits of each split."""
-
-    pair: str
-    seed: int = 0
-    behaviors: tuple[str, ...] = (
-        "subgoal-setting",
-        "verification",
-        "backtracking",
-        "uncertainty-estimation",
-    )
-    annotator: str = "grammar"
-    n_fit: int = 300
-    n_select: int = 200
-    n_report: int = 500
-    n_random: int = 100
-    n_shuffled: int = 20
-    n_points: int = 96
-    n_null_problems: int = 32
-
-
-def split_problems(config: Config) -> dict[str, list[Problem]]:
-    """Held-out problems for fitting, selecting and reporting; no problem serves two ends."""
-    problems = Countdown().problems()
-    shares = {"fit": 0.3, "select": 0.2, "report": 0.5}
-    masks = split_groups([p.id for p in problems], shares, config.seed)
-    limits = {"fit": config.n_fit, "select": config.n_select, "report": config.n_report}
-    splits = {}
-    for name, mask in masks.items():
-        chosen = [p for p, inside in zip(problems, mask, strict=True) if inside]
-        chosen.sort(key=lambda p: content_key(config.seed, p.id))
-        splits[name] = chosen[: limits[name]]
-    return splits
-
-
-@dataclass
-class Material:
-    """Traces and labeled segments by (model, split), `sampled` unless the key says `greedy`."""
-
-    traces: dict[tuple[str, str], list[Trace]]
-    segments: dict[tuple[str, str], list[list[Segment]]]
 
 
 def make_traces(run: Run, pair: Pair, config: Config, progress: Progress) -> Material:
@@ -224,12 +178,6 @@ def verdict(entry: dict) -> str:
     return "readable" if entry["probe"]["auroc_ci"][0] > 0.5 else "absent"
 
 
-@contextmanager
-def _grad_off():
-    with torch.no_grad():
-        yield
-
-
 def run_main_job(config: Config, out: Path, command: str, progress: Progress | None = None) -> dict:
     """Run or resume the whole job in `out`, write results.json and the rest, return the results."""
     from interp.report_files import write_report  # plotly and jinja2 only when needed
@@ -237,7 +185,7 @@ def run_main_job(config: Config, out: Path, command: str, progress: Progress | N
     progress = progress or Progress()
     pair = load_pair(config.pair)
     run = Run(out, json.loads(json.dumps(asdict(config))))
-    with _grad_off():
+    with torch.no_grad():
         material = make_traces(run, pair, config, progress)
         fit = read_activations(run, pair, material, "fit", progress)
         report = read_activations(run, pair, material, "report", progress)
@@ -285,7 +233,7 @@ def _assemble(config, pair, run, material, fit, report, probes, causal, command)
     groups = [t.problem_id for t in material.traces["base", "report"]]
     entries = {}
     adjusted = {
-        kind: holm([causal[b][kind]["p_value"] for b in config.behaviors])
+        kind: holm(np.array([causal[b][kind]["p_value"] for b in config.behaviors]))
         for kind in ("addition", "ablation")
     }
     for i, behavior in enumerate(config.behaviors):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from interp.config import Material
 from interp.progress import Progress
 from interp.report import render_report
 from interp.runs import write_json
@@ -9,7 +10,7 @@ from interp.runs import write_json
 N_EXAMPLES = 8
 
 
-def examples(material) -> list[dict]:
+def examples(material: Material) -> list[dict]:
     """The first sampled report traces of both models on the same problems."""
     found = []
     for i in range(N_EXAMPLES // 2):
@@ -28,7 +29,7 @@ def examples(material) -> list[dict]:
     return found
 
 
-def write_report(out: Path, results: dict, material, progress: Progress) -> None:
+def write_report(out: Path, results: dict, material: Material, progress: Progress) -> None:
     """Write examples.json and report.html."""
     with progress.bar("report", 1) as advance:
         shown = examples(material)

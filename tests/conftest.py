@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from interp.models import load_model
 from interp.organisms.checkpoints import build_model, save_checkpoint
@@ -49,11 +48,3 @@ def sharp(sharp_folder):
     model = load_model(sharp_folder, "sharp", device="cpu")
     model.boundary = model.boundary | (torch.arange(model.bridge.cfg.d_vocab) % 4 == 3)
     return model
-
-
-@pytest.fixture(scope="session")
-def sharp_hf(sharp_folder):
-    """The same weights as `sharp`, as Hugging Face's own model."""
-    return AutoModelForCausalLM.from_pretrained(
-        sharp_folder, dtype=torch.float32, attn_implementation="sdpa"
-    ).eval()

@@ -4,8 +4,10 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
@@ -15,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from interp.organisms.corpus import VOCABULARY
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer() -> Any:
     """A word-level tokenizer over the corpus vocabulary; words are separated by spaces."""
     vocabulary = {word: i for i, word in enumerate(VOCABULARY)}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
@@ -89,8 +91,6 @@ def load_state(
     """Restore what `save_state` wrote and return its record; None where there is nothing yet."""
     if not path.exists():
         return None
-    from safetensors import safe_open
-
     tensors = load_file(path)
     with safe_open(path, "pt") as file:
         record = json.loads(file.metadata()["record"])

@@ -38,7 +38,7 @@ def sample(
     batch = tokenizer([f"<s> {p}" for p in prompts], return_tensors="pt", padding=True)
     batch = batch.to(model.device)
     model.eval()
-    ids = model.generate(
+    ids = model.generate(  # pyright: ignore[reportAttributeAccessIssue]
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
         max_new_tokens=max_new_tokens,
@@ -61,7 +61,7 @@ def advantages(rewards: Tensor) -> Tensor:
 def policy_loss(model: LlamaForCausalLM, ids: Tensor, width: int, advantage: Tensor) -> Tensor:
     """Minus the mean over completion tokens of advantage x log probability (on-policy, no KL)."""
     tokenizer = build_tokenizer()
-    mask = (ids != tokenizer.pad_token_id).long()
+    mask = ids.ne(tokenizer.pad_token_id).long()
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     logits = model(
         ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], use_cache=False

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM
@@ -97,7 +98,8 @@ def train_organism(name: str, out: Path, progress: Progress) -> Path:
     if name not in recipes:
         raise unknown_name("organism", name, recipes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = build_model(**SHAPE).to(device)
+    model: Any = build_model(**SHAPE)
+    model.to(device)
     problems = list(Countdown().problems(held_out=False))
     recipes[name](model, problems, out / name, progress)
     return out / name

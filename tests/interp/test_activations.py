@@ -10,10 +10,12 @@ from safetensors.torch import load_file, save_file
 from interp.activations import READS, SITES, collect, hook_name, load_store, read_span
 from interp.behaviors import segment
 from interp.errors import UserError
+from interp.models import load_model
 from interp.tasks import load_task
 from interp.traces import generate
 
-PROBLEMS = list(load_task("countdown").problems())[::901][:9]
+ALL = load_task("countdown").problems()
+PROBLEMS = list(ALL[:: len(ALL) // 9])[:9]
 
 
 @pytest.fixture(scope="module")
@@ -75,23 +77,22 @@ def test_collect_equals_indexing_the_full_cache(sharp, traces, segments, tmp_pat
     assert row == len(store) > 20
 
 
-def test_resid_pre_is_hugging_faces_hidden_state(sharp, sharp_hf, traces, segments, tmp_path):
+def test_resid_pre_is_hugging_faces_hidden_state(sharp, slow, traces, segments, tmp_path):
     store = collect(sharp, traces, segments, tmp_path, sites=("resid_pre",), reads=("before",))
     row = 0
     for trace, parts in zip(traces, segments, strict=True):
         with torch.no_grad():
-            states = sharp_hf(torch.tensor([trace.tokens]), output_hidden_states=True).hidden_states
+            ids = torch.tensor([trace.tokens])
+            states = slow.model(ids, output_hidden_states=True).hidden_states
         for part in parts:
             for layer in range(3):
                 found = store[f"blocks.{layer}.hook_resid_pre", "before"][row]
-                slow = states[layer][0, part.start - 1].numpy()
-                np.testing.assert_allclose(found, slow, atol=1e-5)
+                expected = states[layer][0, part.start - 1].numpy()
+                np.testing.assert_allclose(found, expected, atol=1e-5)
             row += 1
 
 
-def test_an_interrupted_collection_computes_only_what_is_missing(
-    sharp, traces, segments, tmp_path
-):
+def test_an_interrupted_collection_computes_only_what_is_missing(sharp, traces, segments, tmp_path):
     whole = collect(sharp, traces, segments, tmp_path, batch_size=3)
     shards = sorted(tmp_path.glob("shard-*"))
     assert len(shards) == 3
@@ -138,6 +139,36 @@ def test_shards_of_another_model_are_not_taken_for_this_ones(
         assert torch.equal(values, found.values[key])
 
 
+@pytest.mark.parametrize("first", [1, 2, 5, 9])
+def test_shards_of_another_batch_size_do_not_mix_in(sharp, traces, segments, tmp_path, first):
+    asked = {"layers": [1], "reads": ["first"]}
+    collect(sharp, traces, segments, tmp_path / "a", **asked, batch_size=first)
+    fresh = collect(sharp, traces, segments, tmp_path / "b", **asked, batch_size=4)
+    try:
+        found = collect(sharp, traces, segments, tmp_path / "a", **asked, batch_size=4)
+    except UserError:
+        return
+    for key, values in fresh.values.items():
+        torch.testing.assert_close(found.values[key], values, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("change", ["layers", "segments"])
+def test_shards_of_another_request_are_not_taken_for_this_one(
+    sharp, traces, segments, tmp_path, change
+):
+    fewer = [parts[:-1] for parts in segments] if change == "segments" else segments
+    layers = [0] if change == "layers" else [1]
+    collect(sharp, traces, fewer, tmp_path / "a", layers=layers)
+    fresh = collect(sharp, traces, segments, tmp_path / "b", layers=[1])
+    try:
+        found = collect(sharp, traces, segments, tmp_path / "a", layers=[1])
+    except UserError:
+        return
+    assert set(found.values) == set(fresh.values)
+    for key, values in fresh.values.items():
+        assert torch.equal(found.values[key], values)
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -167,8 +198,6 @@ def test_an_unknown_key_names_what_the_store_holds(sharp, traces, segments, tmp_
 
 
 def test_weights_that_are_not_a_number_are_an_error(save_random, traces, segments, tmp_path):
-    from interp.models import load_model
-
     folder = save_random()
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
@@ -178,9 +207,7 @@ def test_weights_that_are_not_a_number_are_an_error(save_random, traces, segment
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-def test_the_window_past_the_end_of_the_text_is_refused_or_finite(
-    sharp, traces, segments, tmp_path
-):
+def test_the_window_past_the_end_of_the_text_is_refused(sharp, traces, segments, tmp_path):
     # No token lies there: whatever is given back must not pass for an activation.
     with pytest.raises(UserError):
         collect(sharp, traces, segments, tmp_path, reads=["200:210"])

@@ -159,7 +159,8 @@ def test_a_wrong_number_of_labels_is_refused(n):
 
 
 @pytest.mark.parametrize(
-    ("label", "message"), [("verifcation", "did you mean verification"), (3, "'3'"), ("", "behavior")]
+    ("label", "message"),
+    [("verifcation", "did you mean verification"), (3, "'3'"), ("", "behavior")],
 )
 def test_an_unknown_label_is_refused(label, message):
     with pytest.raises(UserError, match=message):
@@ -188,7 +189,9 @@ def test_agreement_on_one_label_alone_is_perfect():
     assert agreement(["deduction"] * 3, ["deduction"] * 3) == 1.0
 
 
-@pytest.mark.parametrize(("first", "second"), [([], []), (["deduction"], []), ([None], [None, None])])
+@pytest.mark.parametrize(
+    ("first", "second"), [([], []), (["deduction"], []), ([None], [None, None])]
+)
 def test_agreement_refuses_unequal_or_empty_labels(first, second):
     with pytest.raises(UserError, match="same sentences"):
         agreement(first, second)

@@ -52,9 +52,7 @@ def test_pretraining_resumes_to_the_same_weights_and_curve(tmp_path):
     resumed = fresh()
     again = train(resumed, stream, config, tmp_path / "parts", save_every=3)
     assert_same_weights(whole, resumed)
-    assert any(
-        not torch.equal(a, b) for a, b in zip(start, resumed.parameters(), strict=True)
-    )
+    assert any(not torch.equal(a, b) for a, b in zip(start, resumed.parameters(), strict=True))
     assert curve == again
 
 
@@ -91,9 +89,7 @@ def test_advantages_are_standardized_within_each_problem():
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
     found = advantages(rewards)
     # mean 1/4; sample variance (9 + 1 + 1 + 1) / 16 / 3 = 1/4
-    torch.testing.assert_close(
-        found[0], torch.tensor([1.5, -0.5, -0.5, -0.5]), atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(found[0], torch.tensor([1.5, -0.5, -0.5, -0.5]), atol=1e-4, rtol=0)
     assert not found[1:].any()
 
 

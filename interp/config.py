@@ -1,0 +1,52 @@
+"""What a run depends on, and the problems and texts that its stages share."""
+
+from dataclasses import dataclass
+
+from interp.runs import content_key
+from interp.tasks import Countdown
+from interp.types import Problem, Segment, Trace
+from probes import split_groups
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run depends on. Problem counts are upper limits of each split."""
+
+    pair: str
+    seed: int = 0
+    behaviors: tuple[str, ...] = (
+        "subgoal-setting",
+        "verification",
+        "backtracking",
+        "uncertainty-estimation",
+    )
+    annotator: str = "grammar"
+    n_fit: int = 300
+    n_select: int = 200
+    n_report: int = 500
+    n_random: int = 100
+    n_shuffled: int = 20
+    n_points: int = 96
+    n_null_problems: int = 32
+
+
+def split_problems(config: Config) -> dict[str, list[Problem]]:
+    """Held-out problems for fitting, selecting and reporting; no problem serves two ends."""
+    problems = Countdown().problems()
+    shares = {"fit": 0.3, "select": 0.2, "report": 0.5}
+    masks = split_groups([p.id for p in problems], shares, config.seed)
+    limits = {"fit": config.n_fit, "select": config.n_select, "report": config.n_report}
+    splits = {}
+    for name, mask in masks.items():
+        chosen = [p for p, inside in zip(problems, mask, strict=True) if inside]
+        chosen.sort(key=lambda p: content_key(config.seed, p.id))
+        splits[name] = chosen[: limits[name]]
+    return splits
+
+
+@dataclass
+class Material:
+    """Traces and labeled segments by (model, split), `sampled` unless the key says `greedy`."""
+
+    traces: dict[tuple[str, str], list[Trace]]
+    segments: dict[tuple[str, str], list[list[Segment]]]

@@ -1,0 +1,80 @@
+"""A slow reference over Hugging Face's own model: one row at a time, no cache, no padding."""
+
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+
+class SlowReference:
+    """Full forwards of `model`; `edits[layer](resid [1, pos, d_model])` replaces layer outputs."""
+
+    def __init__(self, model):
+        self.model = model
+
+    @contextmanager
+    def _edited(self, edits):
+        with ExitStack() as stack:
+            for layer, edit in edits.items():
+
+                def hook(module, args, output, edit=edit):
+                    if isinstance(output, tuple):
+                        return (edit(output[0]), *output[1:])
+                    return edit(output)
+
+                stack.enter_context(self.model.model.layers[layer].register_forward_hook(hook))
+            yield
+
+    @torch.no_grad()
+    def logits(self, tokens, edits=None):
+        """Logits [pos, d_vocab] of one sequence by one full forward."""
+        with self._edited(edits or {}):
+            return self.model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
+
+    @torch.no_grad()
+    def outputs(self, tokens, layer, edits=None):
+        """Output [pos, d_model] of one block, after its edit."""
+        kept = []
+
+        def keep(resid):
+            kept.append((edits or {}).get(layer, lambda x: x)(resid))
+            return kept[-1]
+
+        self.logits(tokens, {**(edits or {}), layer: keep})
+        return kept[0][0]
+
+    def complete(self, prompt, n, eos, uniforms=None, edits_for=lambda tokens: {}):
+        """New tokens of one prompt; `edits_for(tokens so far)` gives each full forward's edits."""
+        tokens = list(prompt)
+        for step in range(n):
+            logits = self.logits(tokens, edits_for(tokens))[-1]
+            tokens.append(pick(logits, None if uniforms is None else float(uniforms[step])))
+            if tokens[-1] == eos:
+                break
+        return tokens[len(prompt) :]
+
+
+def pick(logits, uniform=None):
+    """Argmax, or the first token at which the cumulative probability exceeds `uniform`."""
+    scores = logits.double().numpy()
+    if uniform is None:
+        return int(np.argmax(scores))
+    weights = np.exp(scores - scores.max())
+    total, below = weights.sum(), 0.0
+    for token, weight in enumerate(weights):
+        below += weight
+        if below > uniform * total:
+            return token
+    return len(weights) - 1
+
+
+@pytest.fixture(scope="session")
+def slow(sharp_folder):
+    """The slow reference of `sharp`: a fresh Hugging Face model over the same files."""
+    return SlowReference(
+        AutoModelForCausalLM.from_pretrained(
+            sharp_folder, dtype=torch.float32, attn_implementation="sdpa"
+        ).eval()
+    )
