@@ -29,7 +29,7 @@ def run(
     pair: Annotated[
         str,
         typer.Option(
-            help="countdown-rl, countdown-distilled, or a folder with base/ and thinking/."
+            help="countdown-rl, or a folder that holds base/ and thinking/ checkpoints."
         ),
     ] = "countdown-rl",
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")] = (

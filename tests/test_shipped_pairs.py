@@ -26,17 +26,9 @@ def test_countdown_rl_thinks_better_and_more_by_behaviors_its_base_has(sampled):
     base, base_shares = evaluate(pair.base, sampled)
     thinking, thinking_shares = evaluate(pair.thinking, sampled)
     assert 0.15 <= base <= 0.45
-    assert thinking - base >= 0.35
+    assert thinking - base >= (0.2 if sampled else 0.35)
     if sampled:
         for behavior in BEHAVIORS:
             assert base_shares[behavior] >= 0.03
             assert thinking_shares[behavior] >= 2 * base_shares[behavior]
 
-
-@pytest.mark.slow
-def test_countdown_distilled_thinks_better_by_behaviors_its_base_lacks():
-    pair = load_pair("countdown-distilled")
-    base, base_shares = evaluate(pair.base, sampled=True)
-    thinking, _ = evaluate(pair.thinking, sampled=True)
-    assert sum(base_shares.values()) == 0
-    assert thinking - base >= 0.35

@@ -28,7 +28,7 @@ from interp.types import Problem
 
 SHAPE = {"seed": 0, "d_model": 160, "n_layers": 4, "n_heads": 4, "d_mlp": 480}
 PRETRAIN = TrainingConfig(steps=4500)
-RL = GRPOConfig(steps=16, keep=(2, 4, 6, 8, 12, 16))
+RL = GRPOConfig(steps=24, keep=(2, 4, 6, 12, 18, 24))
 PRETRAIN_IMPULSIVE = TrainingConfig(steps=2500)
 DISTILL = TrainingConfig(steps=1200, learning_rate=1e-3, warmup=100, seed=1)
 
@@ -121,12 +121,13 @@ def _train_rl(
         "synthetic corpus (interp/organisms/corpus.py), seed 0", asdict(PRETRAIN), curve,
         "pre-training loss in nats",
     )  # fmt: skip
-    trail: list[dict] = []
+    path = folder / "rl-accuracy.json"
+    trail: list[dict] = json.loads(path.read_text()) if path.exists() else []
 
     def keep(step: int, trained: LlamaForCausalLM) -> None:
         save_checkpoint(trained, folder / f"rl-{step}", f"countdown-rl after {step} RL steps\n")
         trail.append({"step": step, **held_out_accuracy(trained)})
-        write_json(folder / "rl-accuracy.json", trail)
+        write_json(path, trail)
 
     with progress.bar("countdown-rl: GRPO", RL.steps) as advance:
         rewards = grpo(
