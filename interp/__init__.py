@@ -25,12 +25,12 @@ else:
     _MODULES = {
         "activations": ("collect",),
         "behaviors": ("annotate", "segment_all"),
+        "config": ("Config",),
         "directions": ("Direction", "DirectionSet", "mean_difference"),
         "errors": ("UserError",),
         "interventions": ("Ablate", "Add", "MeanAblate", "forward", "intervene"),
         "models": ("Model", "load_model"),
         "pairs": ("Pair", "load_pair"),
-        "config": ("Config",),
         "pipeline": ("run_main_job",),
         "tasks": ("Countdown", "load_task"),
         "traces": ("generate",),

@@ -61,7 +61,7 @@ pair = load_pair("countdown-rl")
 models = {"base": pair.base, "thinking": pair.thinking}
 problems = list(load_task("countdown").problems(held_out=True))
 random.Random(SEED).shuffle(problems)
-fit, select, report = problems[:96], problems[96:106], problems[106:126]
+fit, select, report = problems[:96], problems[96:104], problems[104:124]
 cfg = pair.base.bridge.cfg
 print(f"{cfg.architecture}, {cfg.n_layers} layers, d_model {cfg.d_model}")
 
@@ -123,7 +123,8 @@ for name, model in models.items():
         x=list(layers), y=[c.auroc for c in found], error_y=error, name=name, line={"color": color}
     )
 fig.update_xaxes(title="Layer", dtick=1).update_yaxes(title="AUROC (95% CI)", range=[0.4, 1.02])
-fig.update_layout(template=theme.TEMPLATE, width=520, height=360, legend={"y": 1.05})
+fig.update_layout(template=theme.TEMPLATE, width=520, height=360)
+fig.update_layout(legend={"y": 1, "yanchor": "bottom"})
 
 # %% [markdown]
 # ## Is it causal?
@@ -221,7 +222,8 @@ fig.add_scatter(
     line={"color": theme.color(BEHAVIOR)},
 )  # fmt: skip
 fig.update_xaxes(title="Dose (mean residual norms)").update_yaxes(title="Change of rate (95% CI)")
-fig.update_layout(template=theme.TEMPLATE, width=520, height=360, legend={"y": 1.05})
+fig.update_layout(template=theme.TEMPLATE, width=520, height=360)
+fig.update_layout(legend={"y": 1, "yanchor": "bottom"})
 
 # %% [markdown]
 # ## Does the thinking model need it?
@@ -252,8 +254,9 @@ _ = effect_on_report("thinking", ablating, chosen, -1)
 # - **Rate is not accuracy.** A large dose makes the model say `aim for` everywhere, and the
 #   accuracy that is printed beside the rate tells what that costs. Whether the base then *solves*
 #   more asks for the right moments too, which this notebook does not choose.
-# - **The last layer is close to the answer.** A direction that acts only there may do little more
-#   than raise the logit of one word. An effect at an earlier layer says more.
+# - **The last layer is close to the answer.** Look which layer was chosen (it is printed first): a
+#   direction that acts only at the last may do little more than raise the logit of one word. An
+#   effect at an earlier layer says more.
 # - **Few problems.** Twenty problems give wide intervals, and 29 random directions no p-value
 #   below 0.033. One behavior at three doses is also three tests.
 # - **The built-in pair is small and synthetic.** Its ground truth is known: the base had every
