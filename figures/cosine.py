@@ -29,5 +29,5 @@ def model_cosine(results: Mapping[str, Any]) -> go.Figure:
     fig.update_yaxes(range=shared_range(every, ("value", "ci"), (0.0, 1.0)))
     fig.update_xaxes(**layer_axis({point["layer"] for point in every}))
     fig.add_hline(y=0, line={"width": 1, "color": theme.INK})
-    fig.update_layout(height=fig.layout.height - 30, margin={"b": 55})
+    fig.update_layout(height=fig.layout.height - 30, margin={"b": 55})  # pyright: ignore[reportAttributeAccessIssue]
     return fig

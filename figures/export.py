@@ -77,8 +77,8 @@ def _write_images(images: Mapping[Path, go.Figure]) -> None:
             "path": path,
             "opts": {
                 "format": path.suffix[1:],
-                "width": figure.layout.width,
-                "height": figure.layout.height,
+                "width": figure.layout.width,  # pyright: ignore[reportAttributeAccessIssue]
+                "height": figure.layout.height,  # pyright: ignore[reportAttributeAccessIssue]
                 "scale": _IMAGE_SCALE.get(path.suffix[1:], 1),
             },
         }

@@ -1,5 +1,6 @@
 """Segment activations: one forward per batch, pooled inside the hook, streamed to disk."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,10 @@ def pool_batch(
                 rows.append(row)
                 begins.append(low + shift)
                 ends.append(min(high, len(trace.tokens)) + shift)
+        if any(low >= high for low, high in zip(begins, ends, strict=True)):
+            raise UserError(
+                f"Read position {read!r} lies past the end of a trace: choose an earlier window."
+            )
         at = [torch.tensor(x, device=model.device) for x in (rows, begins, ends)]
         spans[read] = (at[0], at[1], at[2])
     pooled: dict[tuple[str, str], Tensor] = {}
@@ -131,6 +136,20 @@ def _shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:04d}.safetensors"
 
 
+def _part_key(model, traces, segments, hooks, reads) -> str:
+    spans = [[(s.start, s.end) for s in parts] for parts in segments]
+    tokens = [trace.tokens for trace in traces]
+    text = json.dumps([model.fingerprint, tokens, spans, list(hooks), list(reads)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_current(path: Path, key: str) -> bool:
+    if not path.exists():
+        return False
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("key") == key
+
+
 def collect(
     model: Model,
     traces: Sequence[Trace],
@@ -157,7 +176,9 @@ def collect(
     for number, begin in enumerate(range(0, len(traces), batch_size)):
         part = slice(begin, begin + batch_size)
         path = _shard_path(folder, number)
-        if not path.exists():
+        if not _is_current(
+            path, key := _part_key(model, traces[part], segments[part], hooks, reads)
+        ):
             pooled = pool_batch(model, traces[part], segments[part], hooks, reads)
             for (hook, read), values in pooled.items():
                 if not torch.isfinite(values).all():
@@ -167,9 +188,11 @@ def collect(
                     )
             partial = path.with_suffix(".partial")
             tensors = {f"{hook}@{read}": v.contiguous() for (hook, read), v in pooled.items()}
-            save_file(tensors, partial, metadata={"model": json.dumps(model.fingerprint)})
+            save_file(tensors, partial, metadata={"key": key})
             partial.rename(path)
         advance(len(traces[part]))
+    for stale in sorted(folder.glob("shard-*.safetensors"))[number + 1 :]:
+        stale.unlink()
     return load_store(folder, traces, segments, model.name)
 
 

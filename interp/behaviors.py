@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from interp.errors import UserError, unknown_name
 from interp.models import Model
@@ -26,6 +26,7 @@ def segment(model: Model, trace: Trace) -> list[Segment]:
     return segments
 
 
+@runtime_checkable
 class Annotator(Protocol):
     """Names the behavior of each sentence of one trace; None where no behavior fits."""
 
@@ -56,7 +57,7 @@ _KEYWORDS = {
     r"|does that (work|match)|let me see if",
     "uncertainty-estimation": r"hmm+|maybe|perhaps|not (entirely )?(sure|certain)|i'?m unsure|might be"
     r"|i think|possibly|it'?s possible|unclear",
-    "subgoal-setting": r"first,? (i|we|let)|(the )?next step|step \d|aim (for|to)|goal|to (do|get|find) this"
+    "subgoal-setting": r"first,? (i|we|let)|(the )?next step|step \d+|aim (for|to)|goal|to (do|get|find) this"
     r"|(i|we)('ll| will| need to| should) (first|then)|let'?s (first|start|break)",
     "example-testing": r"for example|for instance|suppose|let'?s (try|test|take|consider)|test(ing)? (with|this)"
     r"|consider (a|the) case|e\.g\.",
@@ -82,7 +83,8 @@ def annotate_keywords(sentences: Sequence[str]) -> list[str | None]:
 
 _GRAMMAR_PATTERNS = {k: re.compile(rf"^{v}$", re.ASCII) for k, v in _GRAMMAR.items()}
 _KEYWORD_PATTERNS = {
-    k: re.compile(rf"(?:(?<!\w)|(?=\W))(?:{v})(?!\w)", re.IGNORECASE) for k, v in _KEYWORDS.items()
+    k: re.compile(rf"(?:(?<!\w)|(?=\W))(?:{v})(?:(?!\w)|(?<==))", re.IGNORECASE)
+    for k, v in _KEYWORDS.items()
 }
 
 
@@ -134,4 +136,6 @@ def agreement(first: Sequence[str | None], second: Sequence[str | None]) -> floa
             f"Agreement needs two labels for each of at least one sentence, got {len(first)} and "
             f"{len(second)}: label the same sentences with both annotators."
         )
+    if len({*first, *second}) == 1:
+        return 1.0
     return float(cohen_kappa_score([str(x) for x in first], [str(x) for x in second]))

@@ -28,9 +28,7 @@ console = Console(stderr=True)
 def run(
     pair: Annotated[
         str,
-        typer.Option(
-            help="countdown-rl, or a folder that holds base/ and thinking/ checkpoints."
-        ),
+        typer.Option(help="countdown-rl, or a folder that holds base/ and thinking/ checkpoints."),
     ] = "countdown-rl",
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")] = (
         Path("runs/demo")

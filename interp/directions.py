@@ -72,7 +72,7 @@ class DirectionSet:
             key = f"{behavior}@{model}"
             tensors[key] = direction.vector.contiguous()
             header[key] = json.dumps({k: v for k, v in asdict(direction).items() if k != "vector"})
-        save_file(tensors, path, metadata=header)
+        save_file(tensors, path, metadata=header or None)
 
     @classmethod
     def load(cls, path: Path) -> "DirectionSet":

@@ -17,9 +17,7 @@ from interp.models import Frame, Model, left_pad, positions_of
 At = Literal["starts", "all"]
 
 
-def _rowwise(
-    values: Float[Tensor, "*row d_model"], frame: Frame
-) -> Tensor:
+def _rowwise(values: Float[Tensor, "*row d_model"], frame: Frame) -> Tensor:
     """One vector for all rows, or one for each row of the caller's list."""
     return values if values.ndim == 1 else values[frame.rows][:, None]
 

@@ -129,14 +129,14 @@ def _in_order(names: Iterable[str]) -> list[str]:
 def _drawn(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     """A figure as an HTML fragment that follows the width of the page, up to its own width."""
     figure = FIGURES[name](results)
-    width = figure.layout.width
+    width = figure.layout.width  # pyright: ignore[reportAttributeAccessIssue]
     figure.update_layout(width=None, autosize=True)
     fragment = to_html(
         figure,
         include_plotlyjs=False,
         full_html=False,
         div_id=f"plot-{name}",  # plotly's random id would change the page from run to run
-        default_height=f"{figure.layout.height}px",
+        default_height=f"{figure.layout.height}px",  # pyright: ignore[reportAttributeAccessIssue]
         config={"responsive": True, "displayModeBar": False},
     )
     heading, caption = CAPTIONS[name]

@@ -94,9 +94,7 @@ def refused(result: subprocess.CompletedProcess, *words: str) -> None:
 
 
 def test_unknown_pair_names_the_nearest(tmp_path):
-    refused(
-        whenlens("run", "--pair", "countdown-lr", "--out", str(tmp_path / "r")), "countdown-rl"
-    )
+    refused(whenlens("run", "--pair", "countdown-lr", "--out", str(tmp_path / "r")), "countdown-rl")
     assert not (tmp_path / "r").exists()
 
 

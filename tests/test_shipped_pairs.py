@@ -31,4 +31,3 @@ def test_countdown_rl_thinks_better_and_more_by_behaviors_its_base_has(sampled):
         for behavior in BEHAVIORS:
             assert base_shares[behavior] >= 0.03
             assert thinking_shares[behavior] >= 2 * base_shares[behavior]
-

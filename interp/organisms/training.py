@@ -85,11 +85,17 @@ def train(
         weight_decay=0.01,
         fused=True,
     )
-    record = load_state(state, model, optimizer) or {"step": 0, "curve": []}
+    record = load_state(state, model, optimizer) or {
+        "step": 0,
+        "curve": [],
+        "total": 0.0,
+        "seen": 0,
+    }
     step, curve = int(record["step"]), list(record["curve"])  # type: ignore[call-overload]
     model.train()
     pad = build_tokenizer().pad_token_id
-    total, seen = torch.zeros((), device=device), 0
+    total = torch.tensor(record["total"], dtype=torch.float32, device=device)
+    seen = int(record["seen"])
     for batch in itertools.islice(batches(documents, config, step), config.steps - step):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
@@ -111,5 +117,10 @@ def train(
         else:
             advance("")
         if step % save_every == 0 or step == config.steps:
-            save_state(state, model, optimizer, {"step": step, "curve": curve})
+            save_state(
+                state,
+                model,
+                optimizer,
+                {"step": step, "curve": curve, "total": float(total), "seen": seen},
+            )
     return [tuple(point) for point in curve]

@@ -13,7 +13,7 @@ TARGETS = range(10, 100)
 MAX_VALUE = 99
 HELD_OUT_SHARE = 0.2
 
-_INT = r"(0|[1-9][0-9]*)"
+_INT = r"(0|[1-9][0-9]{0,5})"
 _ANSWER = re.compile(rf"answer {_INT} ([-+*]) {_INT} ([-+*]) {_INT} \.")
 
 
