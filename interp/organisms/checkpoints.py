@@ -73,7 +73,7 @@ def save_checkpoint(model: LlamaForCausalLM, folder: Path, card: str) -> None:
 
 
 def save_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, object]
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any]
 ) -> None:
     """Write everything needed to go on training: weights, Adam's moments, and `record`."""
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
@@ -87,7 +87,7 @@ def save_state(
 
 def load_state(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, object] | None:
+) -> dict[str, Any] | None:
     """Restore what `save_state` wrote and return its record; None where there is nothing yet."""
     if not path.exists():
         return None

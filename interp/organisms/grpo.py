@@ -88,7 +88,7 @@ def grpo(
     device = model.device
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
     record = load_state(state, model, optimizer) or {"step": 0, "curve": []}
-    step, curve = int(record["step"]), list(record["curve"])  # type: ignore[call-overload]
+    step, curve = int(record["step"]), list(record["curve"])
     while step < config.steps:
         seed = config.seed * 1_000_003 + step
         torch.manual_seed(seed)

@@ -91,7 +91,7 @@ def train(
         "total": 0.0,
         "seen": 0,
     }
-    step, curve = int(record["step"]), list(record["curve"])  # type: ignore[call-overload]
+    step, curve = int(record["step"]), list(record["curve"])
     model.train()
     pad = build_tokenizer().pad_token_id
     total = torch.tensor(record["total"], dtype=torch.float32, device=device)
