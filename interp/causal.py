@@ -33,14 +33,13 @@ def addition_effects(
     points: DecisionPoints, vectors: Float[Tensor, "reading layer d_model"], units: Sequence[float]
 ) -> Float[np.ndarray, "reading layer dose behavior point"]:
     """Change of every behavior's probability at the points, for every way to add the vectors."""
-    clean = points.probabilities(0, points.resid[0])
     rows = []
     for reading in vectors:
         for layer, vector in enumerate(reading):
             unit = vector / vector.norm().clamp_min(1e-12) * units[layer]
             for dose in DOSES:
                 steered = points.probabilities(layer, points.resid[layer] + dose * unit)
-                rows.append((steered - clean).T)
+                rows.append((steered - points.clean).T)
     shape = (*vectors.shape[:2], len(DOSES), *rows[0].shape)
     return torch.stack(rows).reshape(shape).cpu().numpy()
 
@@ -51,13 +50,12 @@ def ablation_effects(
     means: Float[Tensor, "layer d_model"],
 ) -> Float[np.ndarray, "reading layer one behavior point"]:
     """Change of every behavior's probability when the component is reset to the mean's."""
-    clean = points.probabilities(0, points.resid[0])
     rows = []
     for reading in vectors:
         for layer, vector in enumerate(reading):
             unit, resid = vector / vector.norm().clamp_min(1e-12), points.resid[layer]
             edited = resid + ((means[layer] - resid) @ unit)[:, None] * unit
-            rows.append((points.probabilities(layer, edited) - clean).T)
+            rows.append((points.probabilities(layer, edited) - points.clean).T)
     return torch.stack(rows).reshape(*vectors.shape[:2], 1, *rows[0].shape).cpu().numpy()
 
 
@@ -75,8 +73,7 @@ def effects_at(
         edited = resid + candidate.dose * units[layer] * unit
     else:
         edited = resid + ((means[layer] - resid) @ unit)[:, None] * unit
-    change = points.probabilities(layer, edited) - points.probabilities(0, points.resid[0])
-    return change.T.cpu().numpy()
+    return (points.probabilities(layer, edited) - points.clean).T.cpu().numpy()
 
 
 def choose(effects: Float[np.ndarray, "reading layer dose"], sign: int) -> Candidate:

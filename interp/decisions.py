@@ -36,7 +36,8 @@ def first_token_shares(
 class DecisionPoints:
     """A sample of `before` positions of a model's own traces, with cached keys and values.
 
-    `resid[layer]` [point, d_model] is the clean residual stream at the point. `probabilities`
+    `resid[layer]` [point, d_model] is the clean residual stream at the point, `clean`
+    [point, behavior] what the unedited model would start next. `probabilities`
     recomputes only the blocks above an edited layer, and only at the edited position; every
     earlier position keeps its clean keys and values.
     """
@@ -84,6 +85,8 @@ class DecisionPoints:
         cache.batch_select_indices(rows)
         self._cache = cache
         self._clean = [(layer.keys, layer.values) for layer in cache.layers]
+        # Every effect is a change from this, so it is computed once.
+        self.clean = self.probabilities(0, self.resid[0])
 
     def _keep(self, layer: int, rows: Int[Tensor, " point"], places: Int[Tensor, " point"]):
         def hook(resid: Tensor, hook=None) -> None:

@@ -25,9 +25,9 @@ def test_countdown_rl_thinks_better_and_more_by_behaviors_its_base_has(sampled):
     pair = load_pair("countdown-rl")
     base, base_shares = evaluate(pair.base, sampled)
     thinking, thinking_shares = evaluate(pair.thinking, sampled)
-    assert (0.10 if sampled else 0.15) <= base <= 0.45
+    assert 0.15 <= base <= 0.45
     assert thinking - base >= (0.2 if sampled else 0.35)
     if sampled:
         for behavior in BEHAVIORS:
-            assert base_shares[behavior] >= 0.02
+            assert base_shares[behavior] >= 0.03
             assert thinking_shares[behavior] >= 2 * base_shares[behavior]
