@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.behaviors import annotate, segment
+from interp.behaviors import Annotator, annotate, segment
 from interp.decisions import DecisionPoints
 from interp.interventions import Add, MeanAblate, intervene
 from interp.models import Model
@@ -29,63 +29,66 @@ class Candidate:
     dose: float
 
 
-def addition_effects(
-    points: DecisionPoints, vectors: Float[Tensor, "reading layer d_model"], units: Sequence[float]
-) -> Float[np.ndarray, "reading layer dose behavior point"]:
-    """Change of every behavior's probability at the points, for every way to add the vectors."""
-    rows = []
-    for reading in vectors:
-        for layer, vector in enumerate(reading):
-            unit = vector / vector.norm().clamp_min(1e-12) * units[layer]
-            for dose in DOSES:
-                steered = points.probabilities(layer, points.resid[layer] + dose * unit)
-                rows.append((steered - points.clean).T)
-    shape = (*vectors.shape[:2], len(DOSES), *rows[0].shape)
-    return torch.stack(rows).reshape(shape).cpu().numpy()
-
-
-def ablation_effects(
+def edited(
     points: DecisionPoints,
-    vectors: Float[Tensor, "reading layer d_model"],
-    means: Float[Tensor, "layer d_model"],
-) -> Float[np.ndarray, "reading layer one behavior point"]:
-    """Change of every behavior's probability when the component is reset to the mean's."""
-    rows = []
-    for reading in vectors:
-        for layer, vector in enumerate(reading):
-            unit, resid = vector / vector.norm().clamp_min(1e-12), points.resid[layer]
-            edited = resid + ((means[layer] - resid) @ unit)[:, None] * unit
-            rows.append((points.probabilities(layer, edited) - points.clean).T)
-    return torch.stack(rows).reshape(*vectors.shape[:2], 1, *rows[0].shape).cpu().numpy()
-
-
-def effects_at(
-    points: DecisionPoints,
+    layer: int,
     vector: Float[Tensor, " d_model"],
-    candidate: Candidate,
+    doses: Sequence[float],
     units: Sequence[float],
     means: Float[Tensor, "layer d_model"] | None,
-) -> Float[np.ndarray, "behavior point"]:
-    """The change of every behavior's probability for one chosen candidate."""
-    layer = candidate.layer
+) -> Float[Tensor, "dose point d_model"]:
+    """The residual stream at the points with the vector added at each dose.
+
+    With `means`, the component along the vector is reset to the mean's instead, which has one dose.
+    """
     unit, resid = vector / vector.norm().clamp_min(1e-12), points.resid[layer]
     if means is None:
-        edited = resid + candidate.dose * units[layer] * unit
-    else:
-        edited = resid + ((means[layer] - resid) @ unit)[:, None] * unit
-    return (points.probabilities(layer, edited) - points.clean).T.cpu().numpy()
+        lengths = torch.tensor(doses, device=resid.device) * units[layer]
+        return resid + lengths[:, None, None] * unit
+    return (resid + ((means[layer] - resid) @ unit)[:, None] * unit)[None]
 
 
-def choose(effects: Float[np.ndarray, "reading layer dose"], sign: int) -> Candidate:
-    """The reading and layer with the largest effect, at the smallest dose that gives half of it.
+def effects(
+    points: DecisionPoints,
+    vectors: Float[Tensor, "reading layer d_model"],
+    units: Sequence[float],
+    means: Float[Tensor, "layer d_model"] | None,
+) -> Float[np.ndarray, "reading layer dose behavior point"]:
+    """Change of every behavior's probability at the points, for every way to use the vectors."""
+    layers = []
+    for layer in range(vectors.shape[1]):
+        rows = [edited(points, layer, v, DOSES, units, means) for v in vectors[:, layer]]
+        changed = points.probabilities(layer, torch.cat(rows)) - points.clean
+        layers.append(changed.unflatten(0, (len(vectors), -1)))
+    return torch.stack(layers, 1).transpose(-1, -2).cpu().numpy()
 
-    Half, because a direction that drives its behavior to certainty leaves room for nothing else.
+
+def choose(
+    effects: Float[np.ndarray, "reading layer dose behavior"],
+    behavior: int,
+    sign: int,
+    dose: float | None = None,
+) -> Candidate:
+    """How to use a direction: what works, and among that what disturbs other behaviors least.
+
+    The dose is the smallest at which some reading and layer reaches half of the largest effect:
+    half, because a direction that drives its behavior to certainty leaves room for nothing else.
+    Nulls get that `dose`, so that their norm is matched. Of the readings and layers with at least
+    three quarters of the best effect at that dose, the one that changes the other behaviors'
+    probabilities least is taken.
     """
-    signed = sign * effects
-    reading, layer, _ = np.unravel_index(int(np.argmax(signed)), signed.shape)
-    by_dose = signed[reading, layer]
-    dose = int(np.argmax(by_dose >= by_dose.max() / 2))
-    return Candidate(int(reading), int(layer), DOSES[dose] if len(by_dose) > 1 else 0.0)
+    signed = sign * effects[..., behavior]
+    if dose is None:
+        by_dose = signed.max((0, 1))
+        place = int(np.argmax(by_dose >= by_dose.max() / 2))
+        dose = DOSES[place] if len(by_dose) > 1 else 0.0
+    else:
+        place = DOSES.index(dose) if signed.shape[2] > 1 else 0
+    own = signed[:, :, place]
+    damage = np.abs(np.delete(effects[:, :, place], behavior, axis=-1)).sum(-1)
+    works = own >= own.max() - abs(own.max()) / 4
+    reading, layer = np.unravel_index(int(np.where(works, damage, np.inf).argmin()), own.shape)
+    return Candidate(int(reading), int(layer), dose)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def run_arms(
     problems: Sequence[Problem],
     arms: Sequence[Arm],
     behaviors: Sequence[str],
-    annotator: str,
+    annotator: str | Annotator,
     units: Sequence[float],
     means: Float[Tensor, "layer d_model"] | None,
     grade: Callable[[Problem, str], bool],
@@ -151,7 +154,7 @@ def run_arms(
     return results
 
 
-def count(model: Model, traces, behaviors: Sequence[str], annotator: str) -> ArmResult:
+def count(model: Model, traces, behaviors: Sequence[str], annotator: str | Annotator) -> ArmResult:
     """Count the behaviors of traces, one per problem."""
     labels = [[s.behavior for s in annotate(segment(model, t), annotator)] for t in traces]
     return ArmResult(

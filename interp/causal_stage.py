@@ -13,12 +13,11 @@ from interp.causal import (
     DOSES,
     Arm,
     Candidate,
-    ablation_effects,
-    addition_effects,
     choose,
     count,
+    edited,
     effect_record,
-    effects_at,
+    effects,
     proxy_record,
     run_arms,
 )
@@ -33,16 +32,16 @@ from interp.runs import Run, write_json
 from interp.tasks import Countdown
 from interp.types import Trace
 from probes import (
-    StreamingMeanDifference,
+    covariance_matched_directions,
     paired_bootstrap,
     paired_ratio_bootstrap,
-    random_directions,
     shuffle_labels,
 )
 
-ADD_READINGS = (("before", "rest"), ("mean", "rest"))
-ABLATE_READINGS = (("before", "rest"), ("before", "matched"))
+READINGS = (("before", "rest"), ("before", "matched"), ("mean", "rest"))
+"""Read position and contrast of the differences of means that stand for selection."""
 N_FOLDS = 5
+EDITS_PER_BATCH = 12
 
 
 def check_labels(store: ActivationStore, behavior: str) -> np.ndarray:
@@ -79,40 +78,52 @@ def vector_and_unit(
     return as_tensor(vector), mean_norm(torch.from_numpy(store[hook, "before"]))
 
 
-def _real_vectors(store, behavior, readings, n_layers) -> Float[Tensor, "reading layer d_model"]:
-    y = check_labels(store, behavior)
-    return torch.stack(
-        [
-            torch.stack(
-                [
-                    as_tensor(
-                        mean_difference(
-                            store[hook_name("resid_post", layer), read], y, contrast, store.previous
-                        )
-                    )
-                    for layer in range(n_layers)
-                ]
+def fitted_vectors(
+    store: ActivationStore, y: np.ndarray, n_layers: int
+) -> Float[Tensor, "reading layer d_model"]:
+    """Differences of means of one behavior (`y` [segment]) for every reading and layer."""
+    found = [
+        as_tensor(
+            mean_difference(
+                store[hook_name("resid_post", layer), read], y, contrast, store.previous
             )
-            for read, contrast in readings
-        ]
-    )
+        )
+        for read, contrast in READINGS
+        for layer in range(n_layers)
+    ]
+    return torch.stack(found).reshape(len(READINGS), n_layers, -1)
 
 
-def _shuffled_vectors(
-    store: ActivationStore, behaviors, readings, n_layers: int, seed: int
+def shuffled_vectors(
+    store: ActivationStore, behaviors: list[str], n_layers: int, seed: int
 ) -> dict[str, Float[Tensor, "reading layer d_model"]]:
-    codes = np.array([behaviors.index(b) + 1 if b in behaviors else 0 for b in store.labels])
-    codes = shuffle_labels(codes, store.groups, seed)
-    found: dict[str, list[Tensor]] = {b: [] for b in behaviors}
-    for read, _ in readings:
-        for layer in range(n_layers):
-            x = store[hook_name("resid_post", layer), read]
-            stream = StreamingMeanDifference(x.shape[1])
-            stream.update(x, codes)
-            for i, behavior in enumerate(behaviors):
-                found[behavior].append(as_tensor(stream.direction(i + 1)))
-    shape = (len(readings), n_layers, -1)
-    return {b: torch.stack(vectors).reshape(shape) for b, vectors in found.items()}
+    """What `fitted_vectors` finds when labels are shuffled inside every problem."""
+    labels = shuffle_labels(store.labels, store.groups, seed)
+    return {b: fitted_vectors(store, labels == b, n_layers) for b in behaviors}
+
+
+def random_vectors(
+    store: ActivationStore, n_layers: int, n: int, seed: int
+) -> Float[Tensor, "n reading layer d_model"]:
+    """Random directions with the activations' own covariance within problems.
+
+    Isotropic ones would be too easy to beat: most of them point where the residual stream never
+    goes. These are what differences of means look like for labels without meaning.
+    """
+    slots = np.array([f"{g}/{p}" for g, p in zip(store.groups, store.previous, strict=True)])
+    found = [
+        covariance_matched_directions(
+            store[hook_name("resid_post", layer), read],
+            n,
+            1.0,
+            seed,
+            groups=slots if contrast == "matched" else store.groups,
+        )
+        for read, contrast in READINGS
+        for layer in range(n_layers)
+    ]
+    shape = (n, len(READINGS), n_layers, -1)
+    return torch.from_numpy(np.stack(found, 1)).float().reshape(shape)
 
 
 def run_stage(
@@ -155,7 +166,6 @@ class CausalTest:
         self.kind, self.model, self.config, self.store = kind, model, config, store
         self.behaviors = list(config.behaviors)
         self.sign = 1 if kind == "addition" else -1
-        self.readings = ADD_READINGS if kind == "addition" else ABLATE_READINGS
         self.units = layer_units(store, model.n_layers)
         befores = [
             torch.from_numpy(store[hook_name("resid_post", layer), "before"]).mean(0)
@@ -163,10 +173,12 @@ class CausalTest:
         ]
         self.means = torch.stack(befores).to(model.device) if kind == "ablation" else None
         self.clean_traces: list[Trace] = material.traces[name, "report"]
+        segments = material.segments[name, "fit"]
+        others = {s.behavior for row in segments for s in row if s.behavior} - {*self.behaviors}
         shares = first_token_shares(
             material.traces[name, "fit"],
-            material.segments[name, "fit"],
-            self.behaviors,
+            segments,
+            [*self.behaviors, *sorted(others)],
             model.bridge.cfg.d_vocab,
         )
         self.select, self.report = (
@@ -181,55 +193,52 @@ class CausalTest:
             for split in ("select", "report")
         )
 
-    def effects(self, vectors: Float[Tensor, "reading layer d_model"]) -> np.ndarray:
-        """Effects [reading, layer, dose, behavior, point] on the select split."""
-        vectors = vectors.to(self.model.device)
-        if self.means is None:
-            return addition_effects(self.select, vectors, self.units)
-        return ablation_effects(self.select, vectors, self.means)
+    def effects(
+        self, points: DecisionPoints, vectors: Float[Tensor, "reading layer d_model"]
+    ) -> Float[np.ndarray, "reading layer dose behavior point"]:
+        """Change of every behavior's probability under every use of the vectors."""
+        return effects(points, vectors.to(self.model.device), self.units, self.means)
 
     def run(self, progress: Progress) -> dict:
         """Select, evaluate by decision points, and confirm by generation; one entry a behavior."""
         config, n_layers = self.config, self.model.n_layers
-        n_random, n_shuffled = config.n_random, config.n_shuffled
-        real = {b: _real_vectors(self.store, b, self.readings, n_layers) for b in self.behaviors}
-        real_effects = {b: self.effects(real[b]) for b in self.behaviors}
-        random = torch.from_numpy(
-            random_directions(n_random * len(self.readings), self.model.d_model, 1.0, config.seed)
-        ).float()
-        random = random.reshape(n_random, len(self.readings), 1, -1).expand(-1, -1, n_layers, -1)
         arms: dict[str, Arm] = {}
+
+        def enlist(label, vectors, effects, i, dose=None) -> Arm:
+            use = choose(effects, i, self.sign, dose)
+            name = f"{label}/{use.reading}/{use.layer}/{use.dose}"
+            arms[name] = Arm(name, vectors[use.reading, use.layer], use)
+            return arms[name]
+
+        real, chosen = {}, {}
+        for i, b in enumerate(self.behaviors):
+            vectors = fitted_vectors(self.store, check_labels(self.store, b), n_layers)
+            real[b] = self.effects(self.select, vectors)
+            chosen[b] = enlist(f"real-{b}", vectors, real[b].mean(-1), i)
         nulls: dict[str, list[str]] = {b: [] for b in self.behaviors}
-        layer_null: dict[str, list[np.ndarray]] = {b: [] for b in self.behaviors}
-
-        def enlist(behavior: str, prefix: str, vectors: Tensor, effects: np.ndarray) -> str:
-            i = self.behaviors.index(behavior)
-            candidate = choose(effects[..., i, :].mean(-1), self.sign)
-            name = f"{prefix}/{candidate.reading}/{candidate.layer}/{candidate.dose}"
-            arms[name] = Arm(name, vectors[candidate.reading, candidate.layer], candidate)
-            return name
-
-        with progress.bar(f"{self.kind}: null choices", n_random + n_shuffled) as advance:
-            for n in range(n_random):
-                effects = self.effects(random[n])
-                for i, behavior in enumerate(self.behaviors):
-                    nulls[behavior].append(enlist(behavior, f"random-{n}", random[n], effects))
-                    layer_null[behavior].append(effects[..., i, :].mean(-1))
+        random_effects = []
+        total = config.n_random + config.n_shuffled
+        with progress.bar(f"{self.kind}: null choices", total) as advance:
+            random = random_vectors(self.store, n_layers, config.n_random, config.seed)
+            for n, vectors in enumerate(random):
+                found = self.effects(self.select, vectors).mean(-1)
+                random_effects.append(found)
+                for i, b in enumerate(self.behaviors):
+                    dose = chosen[b].candidate.dose
+                    nulls[b].append(enlist(f"random-{n}", vectors, found, i, dose).name)
                 advance(1)
-            for n in range(n_shuffled):
-                shuffled = _shuffled_vectors(
-                    self.store, self.behaviors, self.readings, n_layers, config.seed * 1000 + n
-                )
-                for behavior in self.behaviors:
-                    vectors = shuffled[behavior]
-                    effects = self.effects(vectors)
-                    name = enlist(behavior, f"shuffled-{n}-{behavior}", vectors, effects)
-                    nulls[behavior].append(name)
+            for n in range(config.n_shuffled):
+                seed = config.seed * 1000 + n
+                shuffled = shuffled_vectors(self.store, self.behaviors, n_layers, seed)
+                for i, b in enumerate(self.behaviors):
+                    found = self.effects(self.select, shuffled[b]).mean(-1)
+                    label, dose = f"shuffled-{n}-{b}", chosen[b].candidate.dose
+                    nulls[b].append(enlist(label, shuffled[b], found, i, dose).name)
                 advance(1)
-        chosen = {b: enlist(b, f"real-{b}", real[b], real_effects[b]) for b in self.behaviors}
-        return self._confirm(arms, chosen, nulls, real_effects, layer_null, progress)
+        names = {b: arm.name for b, arm in chosen.items()}
+        return self._confirm(arms, names, nulls, real, np.array(random_effects), progress)
 
-    def _confirm(self, arms, chosen, nulls, real_effects, layer_null, progress) -> dict:
+    def _confirm(self, arms, chosen, nulls, real_effects, random_effects, progress) -> dict:
         config, task = self.config, Countdown()
         problems = {p.id: p for p in task.problems()}
         report = [problems[t.problem_id] for t in self.clean_traces]
@@ -253,6 +262,7 @@ class CausalTest:
             full = generate_arms([arms[name] for name in chosen.values()], report)
             null = generate_arms([a for n, a in arms.items() if n not in chosen.values()], few)
         clean = count(self.model, self.clean_traces, self.behaviors, config.annotator)
+        proxies = self._at_report(arms)
         groups = [t.problem_id for t in self.clean_traces]
         return {
             b: self._entry(
@@ -264,22 +274,35 @@ class CausalTest:
                 full,
                 null,
                 clean,
+                proxies,
                 groups,
-                real_effects[b],
-                np.array(layer_null[b]),
+                real_effects[b][..., i, :],
+                random_effects[..., i],
             )  # fmt: skip
             for i, b in enumerate(self.behaviors)
         }
 
     def _entry(
-        self, i, behavior, arms, name, null_names, full, null, clean, groups, effects, layer_null
+        self,
+        i,
+        behavior,
+        arms,
+        name,
+        null_names,
+        full,
+        null,
+        clean,
+        proxies,
+        groups,
+        effects,
+        random_effects,
     ) -> dict:
         seed, arm, steered = self.config.seed, arms[name], full[name]
         candidate: Candidate = arm.candidate
-        read, contrast = self.readings[candidate.reading]
+        read, contrast = READINGS[candidate.reading]
         record = effect_record(clean, steered, [null[n] for n in null_names], i, self.sign, seed)
-        own = self._at_report(arm)[i]
-        null_own = np.array([self._at_report(arms[n])[i].mean() for n in null_names])
+        own = proxies[name][:, i]
+        null_own = np.array([proxies[n][:, i].mean() for n in null_names])
         record |= {
             "layer": candidate.layer,
             "position": read,
@@ -291,20 +314,39 @@ class CausalTest:
         if self.kind == "ablation":
             record["kind"] = "mean"
             record["accuracy_effect"] = accuracy_effect
-            record["removed_share"] = -record["effect"] / max(record["baseline_rate"], 1e-9)
+            rate = record["baseline_rate"]
+            record["removed_share"] = -record["effect"] / rate if rate else None
             return {"ablation": record}
         record["dose"] = candidate.dose
         return {
             "addition": record,
             "accuracy_effect": accuracy_effect,
             "specificity": self._specificity(clean, steered),
-            "causal_sweep": self._causal_sweep(effects[..., i, :], layer_null),
-            "dose_response": self._dose_response(effects[..., i, :], layer_null, candidate),
+            "causal_sweep": self._causal_sweep(effects, random_effects),
+            "dose_response": self._dose_response(effects, random_effects, candidate),
         }
 
-    def _at_report(self, arm: Arm) -> np.ndarray:
-        vector = arm.vector.to(self.model.device)
-        return effects_at(self.report, vector, arm.candidate, self.units, self.means)
+    def _at_report(self, arms: dict[str, Arm]) -> dict[str, Float[np.ndarray, "point behavior"]]:
+        """The change of every behavior's probability at the report points, for every arm."""
+        found: dict[str, np.ndarray] = {}
+        for layer in range(self.model.n_layers):
+            here = [arm for arm in arms.values() if arm.candidate.layer == layer]
+            for begin in range(0, len(here), EDITS_PER_BATCH):
+                batch = here[begin : begin + EDITS_PER_BATCH]
+                rows = [
+                    edited(
+                        self.report,
+                        layer,
+                        arm.vector.to(self.model.device),
+                        [arm.candidate.dose],
+                        self.units,
+                        self.means,
+                    )
+                    for arm in batch
+                ]
+                changed = self.report.probabilities(layer, torch.cat(rows)) - self.report.clean
+                found |= zip((arm.name for arm in batch), changed.cpu().numpy(), strict=True)
+        return found
 
     def _specificity(self, clean, steered) -> dict:
         found = {}

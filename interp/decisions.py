@@ -99,25 +99,34 @@ class DecisionPoints:
 
     @torch.no_grad()
     def logits(
-        self, layer: int, resid: Float[Tensor, "point d_model"]
-    ) -> Float[Tensor, "point d_vocab"]:
-        """Next-token logits when the output of block `layer` is `resid` at the points."""
+        self, layer: int, resid: Float[Tensor, "*edit point d_model"]
+    ) -> Float[Tensor, "*edit point d_vocab"]:
+        """Next-token logits when the output of block `layer` is `resid` at the points.
+
+        A leading axis scores several edits in one forward pass.
+        """
         hf: Any = self.model.bridge.original_model
-        with _blocks_above(hf.base_model, layer):
-            out = hf(
-                inputs_embeds=resid[:, None],
-                past_key_values=self._cache,
-                attention_mask=self._mask,
-                position_ids=self._positions,
-                use_cache=True,
-            ).logits[:, 0]
-        for cached, (keys, values) in zip(self._cache.layers, self._clean, strict=True):
-            cached.keys, cached.values = keys, values
-        return out
+        n_edits = len(resid) if resid.ndim == 3 else 1
+        above = slice(layer + 1, None)
+        for cached, clean in zip(self._cache.layers[above], self._clean[above], strict=True):
+            cached.keys, cached.values = (x.repeat(n_edits, 1, 1, 1) for x in clean)
+        try:
+            with _blocks_above(hf.base_model, layer):
+                out = hf(
+                    inputs_embeds=resid.flatten(0, -2)[:, None],
+                    past_key_values=self._cache,
+                    attention_mask=self._mask.repeat(n_edits, 1),
+                    position_ids=self._positions.repeat(n_edits, 1),
+                    use_cache=True,
+                ).logits[:, 0]
+        finally:
+            for cached, clean in zip(self._cache.layers, self._clean, strict=True):
+                cached.keys, cached.values = clean
+        return out.unflatten(0, resid.shape[:-1])
 
     def probabilities(
-        self, layer: int, resid: Float[Tensor, "point d_model"]
-    ) -> Float[Tensor, "point behavior"]:
+        self, layer: int, resid: Float[Tensor, "*edit point d_model"]
+    ) -> Float[Tensor, "*edit point behavior"]:
         """Probability that the next segment is each behavior, read off its first token."""
         return self.logits(layer, resid).softmax(-1) @ self.shares
 

@@ -14,22 +14,38 @@ def random_directions(
 
 
 def covariance_matched_directions(
-    X: Float[Array, "rows d_model"], n: int, norm: float | int, seed: int
-) -> Float[np.ndarray, "n d_model"]:
-    """n random directions of the given norm, drawn from N(0, covariance of X) before rescaling.
+    X: Float[Array, "n d_model"],
+    n_draws: int,
+    norm: float | int,
+    seed: int,
+    groups: Groups | None = None,
+) -> Float[np.ndarray, "draw d_model"]:
+    """n_draws random directions of the given norm, drawn from N(0, covariance of X) before rescaling.
 
-    A harder null than the isotropic one: these stay where the activations vary.
-    Raises ValueError for NaN or where all rows of X are equal.
+    A harder null than the isotropic one: these stay where the activations vary. With `groups`
+    [n] the covariance is that within groups, from which a difference of means under labels
+    shuffled inside groups is drawn too, by the central limit theorem. One seed draws the same
+    mixture of rows from every X, so matrices of one set of rows give directions that belong
+    together.
+    Raises ValueError for NaN or where all rows of X (of each group) are equal.
     """
     x = finite(X, "X")
-    centered = x - x.mean(0)
+    if groups is None:
+        centered = x - x.mean(0)
+    else:
+        same_length(X=x, groups=groups)
+        codes = np.unique(np.asarray(groups), return_inverse=True)[1]
+        order = np.argsort(codes, kind="stable")
+        counts = np.bincount(codes)
+        sums = np.add.reduceat(x[order], np.cumsum(counts) - counts)
+        centered = x - (sums / counts[:, None])[codes]
     if not centered.any():
         raise ValueError(
-            f"the {len(x)} rows of X are all equal, expected activations that vary: pass more rows"
+            f"the {len(x)} rows of X are all equal (in each group), expected activations that vary: pass more rows"
         )
     # A random mixture of centered rows has the covariance of X without decomposing it.
     generator = rng(seed, "covariance_matched_directions")
-    return _rescale(generator.standard_normal((n, len(x))) @ centered, norm)
+    return _rescale(generator.standard_normal((n_draws, len(x))) @ centered, norm)
 
 
 def shuffle_labels(

@@ -37,14 +37,13 @@ class Author:
 def make_authors() -> tuple[list[Author], list[float]]:
     """The 16 authors, one for each combination of dispositions, and their shares of the corpus."""
     authors, weights = [], []
-    for mutter, mutter_weight in ((0.04, 0.6), (0.5, 0.4)):
+    for mutter in (0.04, 0.5):
         for aim in (LOW, HIGH):
             for check in (LOW, HIGH):
                 for back in (LOW, HIGH):
                     authors.append(Author(aim, check, back, mutter))
                     careful = (aim, check, back).count(HIGH)
-                    weight = {0: 0.70, 3: 0.12}.get(careful, 0.03)
-                    weights.append(weight * mutter_weight)
+                    weights.append({0: 0.32, 3: 0.09}.get(careful, 0.015))
     return authors, weights
 
 

@@ -27,8 +27,8 @@ from interp.tasks import Countdown
 from interp.types import Problem
 
 SHAPE = {"seed": 0, "d_model": 160, "n_layers": 4, "n_heads": 4, "d_mlp": 480}
-PRETRAIN = TrainingConfig(steps=4500)
-RL = GRPOConfig(steps=24, keep=(2, 4, 6, 12, 18, 24))
+PRETRAIN = TrainingConfig(steps=9000)
+RL = GRPOConfig(steps=40, keep=(2, 4, 8, 16, 24, 32, 40))
 PRETRAIN_IMPULSIVE = TrainingConfig(steps=2500)
 DISTILL = TrainingConfig(steps=1200, learning_rate=1e-3, warmup=100, seed=1)
 
@@ -100,6 +100,7 @@ def train_organism(name: str, out: Path, progress: Progress) -> Path:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = build_model(**SHAPE)
     model.to(device)
+    model.set_attn_implementation("eager")  # short texts: half the time of the fused backward
     problems = list(Countdown().problems(held_out=False))
     recipes[name](model, problems, out / name, progress)
     return out / name
@@ -145,7 +146,7 @@ def _train_distilled(
     model: LlamaForCausalLM, problems: list[Problem], folder: Path, progress: Progress
 ) -> None:
     curve = _fit(
-        model, lambda seed: documents(problems, IMPULSIVE, [0.6, 0.4], seed), PRETRAIN_IMPULSIVE,
+        model, lambda seed: documents(problems, IMPULSIVE, [0.5, 0.5], seed), PRETRAIN_IMPULSIVE,
         folder / "base.safetensors", progress, "countdown-distilled: pre-training",
     )  # fmt: skip
     _save(

@@ -84,6 +84,15 @@ def test_edited_logits_equal_a_full_forward_with_the_edit_at_the_point(
         assert not torch.allclose(expected, slow.logits(prefix)[-1], atol=1e-2)
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_several_edits_in_one_pass_equal_one_at_a_time(points, layer):
+    noise = np.random.default_rng(5).normal(size=(3, *points.resid[layer].shape))
+    edited = points.resid[layer] + torch.from_numpy(noise).float()
+    together = points.logits(layer, edited)
+    for one, resid in zip(together, edited, strict=True):
+        torch.testing.assert_close(one, points.logits(layer, resid), atol=1e-4, rtol=1e-4)
+
+
 def test_an_edit_leaves_no_trace_in_the_next_call_or_in_the_model(points, sharp, slow, prefixes):
     clean = [points.logits(layer, points.resid[layer]) for layer in range(3)]
     for layer in (2, 0, 1):

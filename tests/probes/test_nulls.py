@@ -42,6 +42,42 @@ def test_covariance_matched_directions_follow_the_covariance():
     assert p_value(stats.ks_2samp(share, z[:, 0] / z.sum(1))) > 1e-4
 
 
+def test_within_groups_directions_ignore_what_differs_between_groups():
+    r = np.random.default_rng(3)
+    groups = np.repeat(np.arange(50), 8)
+    between, within = 100 * r.normal(size=(50, 1)), r.normal(size=(400, 2))
+    x = np.column_stack([between[groups, 0], within])
+    x[:, 0] += 1e-3 * r.normal(size=400)
+    directions = covariance_matched_directions(x, 200, norm=1.0, seed=0, groups=groups)
+    assert np.abs(directions[:, 0]).max() < 0.1
+    assert np.abs(covariance_matched_directions(x, 200, norm=1.0, seed=0)[:, 0]).mean() > 0.9
+
+
+def test_one_seed_gives_directions_of_two_matrices_that_belong_together():
+    r = np.random.default_rng(4)
+    x = r.normal(size=(60, 3))
+    turn = np.linalg.qr(r.normal(size=(3, 3)))[0]
+    first = covariance_matched_directions(x, 5, norm=1.0, seed=0)
+    np.testing.assert_allclose(
+        covariance_matched_directions(x @ turn, 5, norm=1.0, seed=0), first @ turn, atol=1e-12
+    )
+
+
+def test_within_groups_directions_are_like_differences_of_means_under_shuffled_labels():
+    r = np.random.default_rng(5)
+    groups = np.repeat(np.arange(80), 10)
+    x = r.normal(size=(800, 4)) * [5, 2, 1, 1] + 9 * r.normal(size=(80, 4))[groups]
+    y = np.tile(np.arange(10) < 3, 80)  # as many in every group, so groups cancel
+
+    def difference(labels):
+        found = x[labels].mean(0) - x[~labels].mean(0)
+        return abs(found[0]) / np.linalg.norm(found)
+
+    shuffled = [difference(shuffle_labels(y, groups, seed)) for seed in range(400)]
+    drawn = np.abs(covariance_matched_directions(x, 400, 1.0, seed=0, groups=groups)[:, 0])
+    assert p_value(stats.ks_2samp(shuffled, drawn)) > 1e-3
+
+
 def test_constant_activations_have_no_covariance_to_match():
     with pytest.raises(ValueError, match="the 5 rows of X are all equal"):
         covariance_matched_directions(np.ones((5, 3)), 2, norm=1.0, seed=0)
