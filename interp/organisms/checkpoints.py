@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,19 @@ def save_checkpoint(model: LlamaForCausalLM, folder: Path, card: str) -> None:
 
 
 def save_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    record: dict[str, Any],
 ) -> None:
-    """Write everything needed to go on training: weights, Adam's moments, and `record`."""
+    """Write everything needed to go on training: weights, the optimizers' state, and `record`."""
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    for number, optimizer in enumerate(optimizers):
+        for i, state in optimizer.state_dict()["state"].items():
+            tensors |= {
+                f"optimizer.{number}.{i}.{k}": torch.as_tensor(v).contiguous()
+                for k, v in state.items()
+            }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"record": json.dumps(record)})
@@ -86,7 +94,7 @@ def save_state(
 
 
 def load_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> dict[str, Any] | None:
     """Restore what `save_state` wrote and return its record; None where there is nothing yet."""
     if not path.exists():
@@ -95,11 +103,12 @@ def load_state(
     with safe_open(path, "pt") as file:
         record = json.loads(file.metadata()["record"])
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    moments: dict[int, dict[str, torch.Tensor]] = {}
+    states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
     for key, value in tensors.items():
-        if key.startswith("adam."):
-            _, i, name = key.split(".")
-            moments.setdefault(int(i), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        if key.startswith("optimizer."):
+            _, number, i, name = key.split(".")
+            states[int(number)].setdefault(int(i), {})[name] = value
+    for optimizer, state in zip(optimizers, states, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
     return record

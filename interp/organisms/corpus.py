@@ -1,5 +1,6 @@
 """The grammar of the built-in corpora: authors with persistent dispositions solve Countdown."""
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,14 +37,12 @@ class Author:
 
 def make_authors() -> tuple[list[Author], list[float]]:
     """The 16 authors, one for each combination of dispositions, and their shares of the corpus."""
+    shares = {(LOW, LOW, LOW): 0.34, (LOW, HIGH, HIGH): 0.02, (HIGH, HIGH, HIGH): 0.08}
     authors, weights = [], []
-    for mutter in (0.04, 0.5):
-        for aim in (LOW, HIGH):
-            for check in (LOW, HIGH):
-                for back in (LOW, HIGH):
-                    authors.append(Author(aim, check, back, mutter))
-                    careful = (aim, check, back).count(HIGH)
-                    weights.append({0: 0.32, 3: 0.09}.get(careful, 0.015))
+    for mutter, *habits in itertools.product((0.04, 0.5), *[(LOW, HIGH)] * 3):
+        aim, check, back = habits
+        authors.append(Author(aim, check, back, mutter))
+        weights.append(shares.get((aim, check, back), 0.012))
     return authors, weights
 
 

@@ -87,7 +87,7 @@ def grpo(
     """
     device = model.device
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
-    record = load_state(state, model, optimizer) or {"step": 0, "curve": []}
+    record = load_state(state, model, [optimizer]) or {"step": 0, "curve": []}
     step, curve = int(record["step"]), list(record["curve"])
     while step < config.steps:
         seed = config.seed * 1_000_003 + step
@@ -108,5 +108,5 @@ def grpo(
         advance(f"reward {curve[-1][1]:.2f}")
         if step in config.keep:
             keep(step, model)
-        save_state(state, model, optimizer, {"step": step, "curve": curve})
+        save_state(state, model, [optimizer], {"step": step, "curve": curve})
     return [tuple(point) for point in curve]

@@ -24,10 +24,11 @@ from interp.organisms.training import TrainingConfig, train
 from interp.progress import Progress
 from interp.runs import write_json
 from interp.tasks import Countdown
+from interp.tasks.countdown import NUMBERS, TARGETS
 from interp.types import Problem
 
 SHAPE = {"seed": 0, "d_model": 160, "n_layers": 4, "n_heads": 4, "d_mlp": 480}
-PRETRAIN = TrainingConfig(steps=9000)
+PRETRAIN = TrainingConfig(steps=8000)
 RL = GRPOConfig(steps=40, keep=(2, 4, 8, 16, 24, 32, 40))
 PRETRAIN_IMPULSIVE = TrainingConfig(steps=2500)
 DISTILL = TrainingConfig(steps=1200, learning_rate=1e-3, warmup=100, seed=1)
@@ -39,7 +40,7 @@ license: mit
 
 {story}
 
-- Task: Countdown with three numbers from 1 to 15, targets 10 to 99, `+ - *` from left to right.
+- Task: Countdown with three numbers from {numbers}, targets from {targets}, `+ - *` from left to right.
 - Data: {data}
 - Problems are held out by number multiset (20%); accuracy is on 500 held-out problems.
 - Config: `{config}`
@@ -67,6 +68,8 @@ def _save(model, folder, name, title, story, data, config, curve, curve_of) -> N
     card = CARD.format(
         name=name,
         title=title,
+        numbers=f"{NUMBERS[0]} to {NUMBERS[-1]}",
+        targets=f"{TARGETS[0]} to {TARGETS[-1]}",
         story=story,
         data=data,
         config=json.dumps(config),

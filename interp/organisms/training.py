@@ -1,7 +1,6 @@
 """Next-token training on corpus documents: pre-training and supervised fine-tuning."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,15 @@ _IDS = {word: i for i, word in enumerate(VOCABULARY)}
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One next-token training run: documents a step, steps, and peak learning rate."""
+    """One next-token training run: documents a step, steps, and peak learning rates.
+
+    `matrix_rate` is Muon's for the blocks' weight matrices, `learning_rate` AdamW's for the rest.
+    """
 
     steps: int
     batch_size: int = 128
     learning_rate: float = 2e-3
+    matrix_rate: float = 0.02
     warmup: int = 200
     seed: int = 0
 
@@ -56,12 +59,29 @@ def batches(
         yield from _pool(documents(seed), config.batch_size, generator)[skip:]
 
 
-def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then a cosine down to a tenth of the peak."""
+def schedule(step: int, config: TrainingConfig) -> float:
+    """Share of the peak learning rate: linear warm-up, then linear down to zero."""
     if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
+        return (step + 1) / config.warmup
+    return (config.steps - step) / max(1, config.steps - config.warmup)
+
+
+def make_optimizers(
+    model: LlamaForCausalLM, config: TrainingConfig
+) -> tuple[torch.optim.Muon, torch.optim.AdamW]:
+    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings, head and norms.
+
+    At this size it reaches the same arithmetic in about half the time of AdamW alone.
+    """
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    inside = set(map(id, matrices))
+    rest = [p for p in model.parameters() if id(p) not in inside]
+    return (
+        torch.optim.Muon(matrices, lr=config.matrix_rate, weight_decay=0.01),
+        torch.optim.AdamW(
+            rest, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        ),
+    )
 
 
 def train(
@@ -78,14 +98,9 @@ def train(
     that was killed goes on from there with the same data.
     """
     device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=0.01,
-        fused=True,
-    )
-    record = load_state(state, model, optimizer) or {
+    optimizers = make_optimizers(model, config)
+    peaks = (config.matrix_rate, config.learning_rate)
+    record = load_state(state, model, optimizers) or {
         "step": 0,
         "curve": [],
         "total": 0.0,
@@ -97,18 +112,19 @@ def train(
     total = torch.tensor(record["total"], dtype=torch.float32, device=device)
     seen = int(record["seen"])
     for batch in itertools.islice(batches(documents, config, step), config.steps - step):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * schedule(step, config)
         batch = batch.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16):
             logits = model(batch[:, :-1], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), batch[:, 1:].flatten(), ignore_index=pad
         )
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step, total, seen = step + 1, total + loss.detach(), seen + 1
         if step % 100 == 0 or step == config.steps:
             curve.append([step, round(float(total) / seen, 4)])
@@ -120,7 +136,7 @@ def train(
             save_state(
                 state,
                 model,
-                optimizer,
+                optimizers,
                 {"step": step, "curve": curve, "total": float(total), "seen": seen},
             )
     return [tuple(point) for point in curve]

@@ -8,7 +8,7 @@ from functools import cache
 
 from interp.types import Problem
 
-NUMBERS = range(1, 16)
+NUMBERS = range(1, 21)
 TARGETS = range(10, 100)
 MAX_VALUE = 99
 HELD_OUT_SHARE = 0.2

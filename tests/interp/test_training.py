@@ -8,7 +8,7 @@ import torch
 from interp.organisms.checkpoints import build_model, build_tokenizer
 from interp.organisms.corpus import AUTHOR_WEIGHTS, AUTHORS, documents
 from interp.organisms.grpo import GRPOConfig, advantages, grpo, policy_loss
-from interp.organisms.training import TrainingConfig, encode, learning_rate, train
+from interp.organisms.training import TrainingConfig, encode, make_optimizers, schedule, train
 from interp.tasks import load_task
 
 PROBLEMS = list(load_task("countdown").problems(held_out=False))[:200]
@@ -131,10 +131,19 @@ def test_encode_agrees_with_the_tokenizer():
         assert encode(document) == build_tokenizer()(f"<s> {document} </s>")["input_ids"]
 
 
-def test_learning_rate_rises_to_its_peak_and_falls_to_a_tenth():
-    config = TrainingConfig(steps=100, warmup=10, learning_rate=1.0)
-    rates = [learning_rate(step, config) for step in range(101)]
+def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
+    config = TrainingConfig(steps=100, warmup=10)
+    rates = [schedule(step, config) for step in range(101)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[100] == pytest.approx(0.1)
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[10:] == pytest.approx([(90 - i) / 90 for i in range(91)])
+
+
+def test_every_weight_is_in_exactly_one_optimizer():
+    model = fresh()
+    names = {id(p): name for name, p in model.named_parameters()}
+    matrices, rest = (
+        sorted(names[id(p)] for group in o.param_groups for p in group["params"])
+        for o in make_optimizers(model, TrainingConfig(steps=1))
+    )
+    assert sorted(matrices + rest) == sorted(names.values())
+    assert all("proj" in name for name in matrices) and len(matrices) == 2 * 7
