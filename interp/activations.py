@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,7 @@ def collect(
     model: Model,
     traces: Sequence[Trace],
     segments: Sequence[Sequence[Segment]],
-    folder: Path,
+    folder: Path | None = None,
     *,
     layers: Sequence[int] | None = None,
     sites: Sequence[str] = ("resid_post",),
@@ -164,12 +165,25 @@ def collect(
 ) -> ActivationStore:
     """Pool the residual stream at every segment and stream it to `folder`, one file per batch.
 
-    Layers default to all. A collection that was interrupted goes on at the first missing shard.
+    Without a folder, the answer alone is kept. Layers default to all. A collection that was
+    interrupted goes on at the first missing shard.
     Raises `UserError` where there are no segments, where a layer does not exist and where an
     activation is not finite.
     """
-    chosen = [model.check_layer(layer) for layer in (layers or range(model.n_layers))]
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            return collect(
+                model, traces, segments, Path(temporary), layers=layers, sites=sites, reads=reads,
+                batch_size=batch_size, advance=advance,
+            )  # fmt: skip
+    wanted = range(model.n_layers) if layers is None else layers
+    chosen = [model.check_layer(layer) for layer in wanted]
     hooks = [hook_name(site, layer) for site in sites for layer in chosen]
+    if not hooks or not reads:
+        raise UserError(
+            f"Nothing to read at {len(chosen)} layers, {len(sites)} sites and {len(reads)} read "
+            "positions: choose at least one of each."
+        )
     if not any(len(parts) for parts in segments):
         raise UserError("There are no segments to read: give at least one trace with text.")
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,10 @@ from interp.traces import generate
 from interp.types import Problem
 from probes import paired_bootstrap, paired_ratio_bootstrap, permutation_p_value
 
-DOSES = (0.2, 0.4, 0.8, 1.2)
+DOSES = (0.1, 0.2, 0.4, 0.8)
 """Doses tried, in mean norms of the residual stream at the edited layer."""
+MIN_SPREAD = 0.01
+"""Smallest spread that effects are divided by: less is not told from sampling noise."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,27 @@ def effects(
     return torch.stack(layers, 1).transpose(-1, -2).cpu().numpy()
 
 
+def spread(
+    effects: Float[np.ndarray, "direction reading layer dose behavior"],
+) -> Float[np.ndarray, "reading layer dose behavior"]:
+    """Root mean square effect of random directions in every use of them, at least `MIN_SPREAD`."""
+    return np.maximum(np.sqrt((effects**2).mean(0)), MIN_SPREAD)
+
+
 def choose(
     effects: Float[np.ndarray, "reading layer dose behavior"],
+    spreads: Float[np.ndarray, "reading layer dose behavior"],
     behavior: int,
     sign: int,
     dose: float | None = None,
 ) -> Candidate:
-    """How to use a direction: what works, and among that what disturbs other behaviors least.
+    """How to use a direction: where its effect stands out most from that of random directions.
 
     The dose is the smallest at which some reading and layer reaches half of the largest effect:
     half, because a direction that drives its behavior to certainty leaves room for nothing else.
     Nulls get that `dose`, so that their norm is matched. Of the readings and layers with at least
-    three quarters of the best effect at that dose, the one that changes the other behaviors'
-    probabilities least is taken.
+    half of the best effect at that dose, the one with the largest effect in units of `spreads` is
+    taken (a studentized maximum, Westfall & Young 1993): any push moves a lot near the logits.
     """
     signed = sign * effects[..., behavior]
     if dose is None:
@@ -85,9 +95,9 @@ def choose(
     else:
         place = DOSES.index(dose) if signed.shape[2] > 1 else 0
     own = signed[:, :, place]
-    damage = np.abs(np.delete(effects[:, :, place], behavior, axis=-1)).sum(-1)
-    works = own >= own.max() - abs(own.max()) / 4
-    reading, layer = np.unravel_index(int(np.where(works, damage, np.inf).argmin()), own.shape)
+    works = own >= own.max() - abs(own.max()) / 2
+    standing = np.where(works, own / spreads[:, :, place, behavior], -np.inf)
+    reading, layer = np.unravel_index(int(standing.argmax()), own.shape)
     return Candidate(int(reading), int(layer), dose)
 
 
@@ -168,6 +178,7 @@ def effect_record(
     clean: ArmResult,
     steered: ArmResult,
     nulls: Sequence[ArmResult],
+    scales: Float[np.ndarray, " null"],
     behavior: int,
     sign: int,
     seed: int,
@@ -175,7 +186,8 @@ def effect_record(
     """One behavior's causal effect by full generation, beside its nulls.
 
     The effect and its interval are over all problems; the p-value compares the direction with the
-    nulls on the problems that the nulls ran on.
+    nulls on the problems that the nulls ran on. A null's effect is multiplied by its entry of
+    `scales`: the spread of random directions in the direction's use over that in the null's own.
     """
     estimate = paired_ratio_bootstrap(
         steered.counts[behavior],
@@ -185,7 +197,7 @@ def effect_record(
         seed=seed,
     )
     n = len(nulls[0].totals)
-    null = np.array([r.rate(behavior) - clean.rate(behavior, n) for r in nulls])
+    null = scales * np.array([r.rate(behavior) - clean.rate(behavior, n) for r in nulls])
     observed = steered.rate(behavior, n) - clean.rate(behavior, n)
     return {
         "baseline_rate": clean.rate(behavior),

@@ -1,6 +1,8 @@
 """The causal stage of the main job: choose on the select split, confirm on the report split."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from interp.activations import ActivationStore, hook_name
 from interp.causal import (
     DOSES,
     Arm,
+    ArmResult,
     Candidate,
     choose,
     count,
@@ -20,110 +23,27 @@ from interp.causal import (
     effects,
     proxy_record,
     run_arms,
+    spread,
 )
 from interp.config import Config, Material
 from interp.decisions import DecisionPoints, first_token_shares
-from interp.directions import as_tensor, mean_difference
-from interp.errors import UserError
-from interp.models import Model, mean_norm
+from interp.models import Model
 from interp.pairs import Pair
 from interp.progress import Progress
+from interp.readings import (
+    READINGS,
+    check_labels,
+    fitted_vectors,
+    layer_units,
+    random_vectors,
+    shuffled_vectors,
+)
 from interp.runs import Run, write_json
 from interp.tasks import Countdown
 from interp.types import Trace
-from probes import (
-    covariance_matched_directions,
-    paired_bootstrap,
-    paired_ratio_bootstrap,
-    shuffle_labels,
-)
+from probes import paired_bootstrap, paired_ratio_bootstrap
 
-READINGS = (("before", "rest"), ("before", "matched"), ("mean", "rest"))
-"""Read position and contrast of the differences of means that stand for selection."""
-N_FOLDS = 5
-EDITS_PER_BATCH = 12
-
-
-def check_labels(store: ActivationStore, behavior: str) -> np.ndarray:
-    """Which segments show the behavior; raises `UserError` where there are too few or only such."""
-    y = store.labels == behavior
-    if y.sum() < N_FOLDS:
-        raise UserError(
-            f"Only {int(y.sum())} segments show {behavior}, fewer than the {N_FOLDS} folds: sample "
-            "more problems or leave this behavior out with --behavior."
-        )
-    if y.all():
-        raise UserError(
-            f"Every segment shows {behavior}: a contrast needs other segments; check the annotator."
-        )
-    return y
-
-
-def layer_units(store: ActivationStore, n_layers: int) -> list[float]:
-    """Mean norm of the residual stream at `before` positions, for each layer."""
-    return [
-        mean_norm(torch.from_numpy(store[hook_name("resid_post", layer), "before"]))
-        for layer in range(n_layers)
-    ]
-
-
-def vector_and_unit(
-    store: ActivationStore, behavior: str, use: dict
-) -> tuple[Float[Tensor, " d_model"], float]:
-    """The difference of means that a chosen use refers to, and its layer's residual norm."""
-    hook = hook_name("resid_post", use["layer"])
-    x = store[hook, use["position"]]
-    y = store.labels == behavior
-    vector = mean_difference(x, y, use["contrast"], store.previous)
-    return as_tensor(vector), mean_norm(torch.from_numpy(store[hook, "before"]))
-
-
-def fitted_vectors(
-    store: ActivationStore, y: np.ndarray, n_layers: int
-) -> Float[Tensor, "reading layer d_model"]:
-    """Differences of means of one behavior (`y` [segment]) for every reading and layer."""
-    found = [
-        as_tensor(
-            mean_difference(
-                store[hook_name("resid_post", layer), read], y, contrast, store.previous
-            )
-        )
-        for read, contrast in READINGS
-        for layer in range(n_layers)
-    ]
-    return torch.stack(found).reshape(len(READINGS), n_layers, -1)
-
-
-def shuffled_vectors(
-    store: ActivationStore, behaviors: list[str], n_layers: int, seed: int
-) -> dict[str, Float[Tensor, "reading layer d_model"]]:
-    """What `fitted_vectors` finds when labels are shuffled inside every problem."""
-    labels = shuffle_labels(store.labels, store.groups, seed)
-    return {b: fitted_vectors(store, labels == b, n_layers) for b in behaviors}
-
-
-def random_vectors(
-    store: ActivationStore, n_layers: int, n: int, seed: int
-) -> Float[Tensor, "n reading layer d_model"]:
-    """Random directions with the activations' own covariance within problems.
-
-    Isotropic ones would be too easy to beat: most of them point where the residual stream never
-    goes. These are what differences of means look like for labels without meaning.
-    """
-    slots = np.array([f"{g}/{p}" for g, p in zip(store.groups, store.previous, strict=True)])
-    found = [
-        covariance_matched_directions(
-            store[hook_name("resid_post", layer), read],
-            n,
-            1.0,
-            seed,
-            groups=slots if contrast == "matched" else store.groups,
-        )
-        for read, contrast in READINGS
-        for layer in range(n_layers)
-    ]
-    shape = (n, len(READINGS), n_layers, -1)
-    return torch.from_numpy(np.stack(found, 1)).float().reshape(shape)
+EDITS_PER_BATCH = 48
 
 
 def run_stage(
@@ -149,6 +69,18 @@ def run_stage(
 
     fingerprints = [pair.base.fingerprint, pair.thinking.fingerprint]
     return json.loads((run.stage("causal", fingerprints, work) / "causal.json").read_text())
+
+
+@dataclass
+class Trial:
+    """One behavior on trial: the arms of its direction and of its nulls, each with its own use.
+
+    `effects` [reading, layer, dose, point] are the direction's on the select points.
+    """
+
+    effects: Float[np.ndarray, "reading layer dose point"]
+    real: Arm
+    nulls: list[Arm] = field(default_factory=list)
 
 
 class CausalTest:
@@ -192,145 +124,144 @@ class CausalTest:
             )
             for split in ("select", "report")
         )
+        self.random = random_vectors(store, model.n_layers, config.n_random, config.seed)
+        self.random_effects = np.array([self.mean_effects(v) for v in self.random])
+        self.spreads = spread(self.random_effects)
 
     def effects(
-        self, points: DecisionPoints, vectors: Float[Tensor, "reading layer d_model"]
+        self, vectors: Float[Tensor, "reading layer d_model"]
     ) -> Float[np.ndarray, "reading layer dose behavior point"]:
-        """Change of every behavior's probability under every use of the vectors."""
-        return effects(points, vectors.to(self.model.device), self.units, self.means)
+        """Change of every behavior's probability at the select points, for every use."""
+        return effects(self.select, vectors.to(self.model.device), self.units, self.means)
+
+    def mean_effects(
+        self, vectors: Float[Tensor, "reading layer d_model"]
+    ) -> Float[np.ndarray, "reading layer dose behavior"]:
+        """Means of `effects` over the points."""
+        return self.effects(vectors).mean(-1)
+
+    def arm(
+        self,
+        label: str,
+        vectors: Float[Tensor, "reading layer d_model"],
+        effects: Float[np.ndarray, "reading layer dose behavior"],
+        behavior: int,
+        dose: float | None = None,
+    ) -> Arm:
+        """The vectors with the use that suits `behavior` best; the name tells both."""
+        use = choose(effects, self.spreads, behavior, self.sign, dose)
+        name = f"{label}/{use.reading}/{use.layer}/{use.dose}"
+        return Arm(name, vectors[use.reading, use.layer], use)
+
+    def scales(self, trial: Trial, behavior: int) -> Float[np.ndarray, " null"]:
+        """What each null's effect is multiplied by to stand beside the direction's."""
+
+        def spread_of(use: Candidate) -> float:
+            place = DOSES.index(use.dose) if self.means is None else 0
+            return float(self.spreads[use.reading, use.layer, place, behavior])
+
+        own = spread_of(trial.real.candidate)
+        return np.array([own / spread_of(arm.candidate) for arm in trial.nulls])
 
     def run(self, progress: Progress) -> dict:
         """Select, evaluate by decision points, and confirm by generation; one entry a behavior."""
-        config, n_layers = self.config, self.model.n_layers
-        arms: dict[str, Arm] = {}
+        trials = self._choose(progress)
+        arms = {arm.name: arm for t in trials.values() for arm in (t.real, *t.nulls)}
+        full, null = self._generate(trials, arms, progress)
+        clean = count(self.model, self.clean_traces, self.behaviors, self.config.annotator)
+        proxies = self.proxies(arms.values())
+        return {
+            b: self._entry(i, trial, clean, full[trial.real.name], null, proxies)
+            for i, (b, trial) in enumerate(trials.items())
+        }
 
-        def enlist(label, vectors, effects, i, dose=None) -> Arm:
-            use = choose(effects, i, self.sign, dose)
-            name = f"{label}/{use.reading}/{use.layer}/{use.dose}"
-            arms[name] = Arm(name, vectors[use.reading, use.layer], use)
-            return arms[name]
-
-        real, chosen = {}, {}
+    def _choose(self, progress: Progress) -> dict[str, Trial]:
+        n_layers, trials = self.model.n_layers, {}
         for i, b in enumerate(self.behaviors):
             vectors = fitted_vectors(self.store, check_labels(self.store, b), n_layers)
-            real[b] = self.effects(self.select, vectors)
-            chosen[b] = enlist(f"real-{b}", vectors, real[b].mean(-1), i)
-        nulls: dict[str, list[str]] = {b: [] for b in self.behaviors}
-        random_effects = []
-        total = config.n_random + config.n_shuffled
-        with progress.bar(f"{self.kind}: null choices", total) as advance:
-            random = random_vectors(self.store, n_layers, config.n_random, config.seed)
-            for n, vectors in enumerate(random):
-                found = self.effects(self.select, vectors).mean(-1)
-                random_effects.append(found)
-                for i, b in enumerate(self.behaviors):
-                    dose = chosen[b].candidate.dose
-                    nulls[b].append(enlist(f"random-{n}", vectors, found, i, dose).name)
-                advance(1)
-            for n in range(config.n_shuffled):
-                seed = config.seed * 1000 + n
+            found = self.effects(vectors)
+            real = self.arm(f"real-{b}", vectors, found.mean(-1), i)
+            trials[b] = Trial(found[..., i, :], real)
+            for n, (random, changed) in enumerate(
+                zip(self.random, self.random_effects, strict=True)
+            ):
+                dose = real.candidate.dose
+                trials[b].nulls.append(self.arm(f"random-{n}", random, changed, i, dose))
+        with progress.bar(f"{self.kind}: shuffled labels", self.config.n_shuffled) as advance:
+            for n in range(self.config.n_shuffled):
+                seed = self.config.seed * 1000 + n
                 shuffled = shuffled_vectors(self.store, self.behaviors, n_layers, seed)
-                for i, b in enumerate(self.behaviors):
-                    found = self.effects(self.select, shuffled[b]).mean(-1)
-                    label, dose = f"shuffled-{n}-{b}", chosen[b].candidate.dose
-                    nulls[b].append(enlist(label, shuffled[b], found, i, dose).name)
+                for i, (b, trial) in enumerate(trials.items()):
+                    changed, dose = self.mean_effects(shuffled[b]), trial.real.candidate.dose
+                    label = f"shuffled-{n}-{b}"
+                    trial.nulls.append(self.arm(label, shuffled[b], changed, i, dose))
                 advance(1)
-        names = {b: arm.name for b, arm in chosen.items()}
-        return self._confirm(arms, names, nulls, real, np.array(random_effects), progress)
+        return trials
 
-    def _confirm(self, arms, chosen, nulls, real_effects, random_effects, progress) -> dict:
+    def _generate(
+        self, trials: dict[str, Trial], arms: dict[str, Arm], progress: Progress
+    ) -> tuple[dict[str, ArmResult], dict[str, ArmResult]]:
+        """The directions' results on all report problems, the nulls' on the first of them."""
         config, task = self.config, Countdown()
         problems = {p.id: p for p in task.problems()}
         report = [problems[t.problem_id] for t in self.clean_traces]
-        few = report[: config.n_null_problems]
+        real = {trial.real.name: trial.real for trial in trials.values()}
+        null = {name: arm for name, arm in arms.items() if name not in real}
         with progress.bar(f"{self.kind}: generation", len(arms)) as advance:
-
-            def generate_arms(wanted, on):
-                return run_arms(
-                    self.model,
-                    on,
-                    wanted,
-                    self.behaviors,
-                    config.annotator,
-                    self.units,
-                    self.means,
-                    task.grade,
-                    config.seed,
-                    advance,
+            full, few = (
+                run_arms(
+                    self.model, on, list(wanted.values()), self.behaviors, config.annotator, self.units,
+                    self.means, task.grade, config.seed, advance,
                 )
-
-            full = generate_arms([arms[name] for name in chosen.values()], report)
-            null = generate_arms([a for n, a in arms.items() if n not in chosen.values()], few)
-        clean = count(self.model, self.clean_traces, self.behaviors, config.annotator)
-        proxies = self._at_report(arms)
-        groups = [t.problem_id for t in self.clean_traces]
-        return {
-            b: self._entry(
-                i,
-                b,
-                arms,
-                chosen[b],
-                nulls[b],
-                full,
-                null,
-                clean,
-                proxies,
-                groups,
-                real_effects[b][..., i, :],
-                random_effects[..., i],
+                for wanted, on in ((real, report), (null, report[: config.n_null_problems]))
             )  # fmt: skip
-            for i, b in enumerate(self.behaviors)
-        }
+        return full, few
 
     def _entry(
         self,
-        i,
-        behavior,
-        arms,
-        name,
-        null_names,
-        full,
-        null,
-        clean,
-        proxies,
-        groups,
-        effects,
-        random_effects,
+        i: int,
+        trial: Trial,
+        clean: ArmResult,
+        steered: ArmResult,
+        null: dict[str, ArmResult],
+        proxies: dict[str, np.ndarray],
     ) -> dict:
-        seed, arm, steered = self.config.seed, arms[name], full[name]
-        candidate: Candidate = arm.candidate
-        read, contrast = READINGS[candidate.reading]
-        record = effect_record(clean, steered, [null[n] for n in null_names], i, self.sign, seed)
-        own = proxies[name][:, i]
-        null_own = np.array([proxies[n][:, i].mean() for n in null_names])
-        record |= {
-            "layer": candidate.layer,
+        seed, sign, use = self.config.seed, self.sign, trial.real.candidate
+        scales = self.scales(trial, i)
+        nulls = [null[arm.name] for arm in trial.nulls]
+        read, contrast = READINGS[use.reading]
+        null_proxies = scales * [proxies[arm.name][:, i].mean() for arm in trial.nulls]
+        record = effect_record(clean, steered, nulls, scales, i, sign, seed) | {
+            "layer": use.layer,
             "position": read,
             "contrast": contrast,
-            "proxy": proxy_record(own, null_own, self.sign, self.report.groups, seed),
+            "proxy": proxy_record(
+                proxies[trial.real.name][:, i], null_proxies, sign, self.report.groups, seed
+            ),
         }
+        groups = [t.problem_id for t in self.clean_traces]
         change = paired_bootstrap(steered.correct, clean.correct, groups, seed=seed)
         accuracy_effect = {"value": change.value, "ci": [change.ci.low, change.ci.high]}
         if self.kind == "ablation":
-            record["kind"] = "mean"
-            record["accuracy_effect"] = accuracy_effect
             rate = record["baseline_rate"]
-            record["removed_share"] = -record["effect"] / rate if rate else None
-            return {"ablation": record}
-        record["dose"] = candidate.dose
+            removed = -record["effect"] / rate if rate else None
+            more = {"kind": "mean", "accuracy_effect": accuracy_effect, "removed_share": removed}
+            return {"ablation": record | more}
+        random_effects = self.random_effects[..., i]
         return {
-            "addition": record,
+            "addition": record | {"dose": use.dose},
             "accuracy_effect": accuracy_effect,
             "specificity": self._specificity(clean, steered),
-            "causal_sweep": self._causal_sweep(effects, random_effects),
-            "dose_response": self._dose_response(effects, random_effects, candidate),
+            "causal_sweep": self._causal_sweep(trial.effects, random_effects),
+            "dose_response": self._dose_response(trial.effects, random_effects, use),
         }
 
-    def _at_report(self, arms: dict[str, Arm]) -> dict[str, Float[np.ndarray, "point behavior"]]:
+    def proxies(self, arms: Iterable[Arm]) -> dict[str, Float[np.ndarray, "point behavior"]]:
         """The change of every behavior's probability at the report points, for every arm."""
         found: dict[str, np.ndarray] = {}
+        arms = list(arms)
         for layer in range(self.model.n_layers):
-            here = [arm for arm in arms.values() if arm.candidate.layer == layer]
+            here = [arm for arm in arms if arm.candidate.layer == layer]
             for begin in range(0, len(here), EDITS_PER_BATCH):
                 batch = here[begin : begin + EDITS_PER_BATCH]
                 rows = [

@@ -3,11 +3,14 @@
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from interp.errors import UserError
@@ -46,23 +49,21 @@ def run(
     Writes results.json, directions.safetensors and report.html into the run's folder. About four
     minutes on two cores.
     """
-    from transformers.utils import logging
-
     from interp.config import Config
     from interp.pipeline import run_main_job
     from interp.progress import Progress
     from interp.types import BEHAVIORS
 
-    logging.disable_progress_bar()
     chosen = tuple(behavior or Config.behaviors)
     for name in chosen:
         if name not in BEHAVIORS:
             from interp.errors import unknown_name
 
             raise unknown_name("behavior", name, BEHAVIORS)
-    config = Config(pair, seed, chosen, n_report=n_report, n_random=n_random)
+    config = Config(pair=pair, seed=seed, behaviors=chosen, n_report=n_report, n_random=n_random)
     command = shlex.join(["whenlens", *sys.argv[1:]])
-    results = run_main_job(config, out, command, Progress(console))
+    with _stoppable():
+        results = run_main_job(config, out, command, Progress(console))
     _print_results(results)
     typer.echo(f"Open {out / 'report.html'}")
 
@@ -124,12 +125,15 @@ def organism_train(
     from interp.progress import Progress
 
     logging.disable_progress_bar()
-    folder = train_organism(name, out, Progress(console))
+    with _stoppable():
+        folder = train_organism(name, out, Progress(console))
     typer.echo(f"The pair is in {folder}: whenlens run --pair {folder}")
 
 
 def main() -> None:
-    """Run the command; a user's mistake is one sentence and exit code 2, Ctrl-C exits with 130."""
+    """Run the command; a user's mistake is one sentence and exit code 2."""
+    from safetensors import SafetensorError
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
@@ -137,18 +141,25 @@ def main() -> None:
     except ValueError as error:
         if not isinstance(error, UserError) and not _is_ours(error):
             raise
-        console.print(f"[bold red]Error:[/] {error}", highlight=False, markup=True)
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         sys.exit(2)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         console.print(
-            f"[bold red]Error:[/] Could not write or read ({error}): free space or choose another "
-            "folder; what is done stays, run the same command to go on.",
+            f"[bold red]Error:[/] Could not write or read ({escape(str(error))}): free space or "
+            "choose another folder; what is done stays, run the same command to go on.",
             highlight=False,
         )
         sys.exit(2)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Tell what Ctrl-C leaves behind, and exit with 130."""
+    try:
+        yield
     except KeyboardInterrupt:
         console.print("Stopped; what is done stays. Run the same command to go on.")
-        sys.exit(130)
+        raise typer.Exit(130) from None
 
 
 def _is_ours(error: ValueError) -> bool:

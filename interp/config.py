@@ -21,12 +21,12 @@ class Config:
         "uncertainty-estimation",
     )
     annotator: str = "grammar"
-    n_fit: int = 300
-    n_select: int = 200
+    n_fit: int = 600
+    n_select: int = 400
     n_report: int = 500
     n_random: int = 100
     n_shuffled: int = 20
-    n_points: int = 96
+    n_points: int = 192
     n_null_problems: int = 32
 
 

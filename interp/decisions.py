@@ -80,8 +80,7 @@ class DecisionPoints:
                 use_cache=True,
             )
         self._positions = positions_of(real)[rows, places][:, None]
-        before = real[rows] & (torch.arange(width, device=model.device) < places[:, None])
-        self._mask = torch.cat([before, torch.ones_like(before[:, :1])], 1).long()
+        self._before = real[rows] & (torch.arange(width, device=model.device) < places[:, None])
         cache.batch_select_indices(rows)
         self._cache = cache
         self._clean = [(layer.keys, layer.values) for layer in cache.layers]
@@ -103,26 +102,30 @@ class DecisionPoints:
     ) -> Float[Tensor, "*edit point d_vocab"]:
         """Next-token logits when the output of block `layer` is `resid` at the points.
 
-        A leading axis scores several edits in one forward pass.
+        A leading axis scores several edits in one forward pass: they stand side by side as queries
+        of one row, each of which sees the clean tokens before the point and itself.
         """
         hf: Any = self.model.bridge.original_model
-        n_edits = len(resid) if resid.ndim == 3 else 1
-        above = slice(layer + 1, None)
-        for cached, clean in zip(self._cache.layers[above], self._clean[above], strict=True):
-            cached.keys, cached.values = (x.repeat(n_edits, 1, 1, 1) for x in clean)
+        edits = resid if resid.ndim == 3 else resid[None]
+        n_points, n_edits = len(self), len(edits)
+        itself = torch.eye(n_edits, dtype=torch.bool, device=resid.device)
+        before = self._before[:, None].expand(-1, n_edits, -1)
+        seen = torch.cat([before, itself.expand(n_points, -1, -1)], -1)[:, None]
+        mask = torch.zeros(seen.shape, device=resid.device)
+        mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
         try:
             with _blocks_above(hf.base_model, layer):
                 out = hf(
-                    inputs_embeds=resid.flatten(0, -2)[:, None],
+                    inputs_embeds=edits.transpose(0, 1),
                     past_key_values=self._cache,
-                    attention_mask=self._mask.repeat(n_edits, 1),
-                    position_ids=self._positions.repeat(n_edits, 1),
+                    attention_mask=mask,
+                    position_ids=self._positions.expand(-1, n_edits),
                     use_cache=True,
-                ).logits[:, 0]
+                ).logits
         finally:
             for cached, clean in zip(self._cache.layers, self._clean, strict=True):
                 cached.keys, cached.values = clean
-        return out.unflatten(0, resid.shape[:-1])
+        return out.transpose(0, 1).reshape(*resid.shape[:-1], -1)
 
     def probabilities(
         self, layer: int, resid: Float[Tensor, "*edit point d_model"]

@@ -184,12 +184,14 @@ def _hook(model: Model, edit: Intervention, layer: int, audit: Audit):
 def forward(model: Model, sequences: Sequence[Sequence[int]], starts_from: int = 0) -> Tensor:
     """Logits [batch, pos, d_vocab] of left-padded sequences, framed for interventions.
 
-    `starts_from` is the first position at which a segment may be decided (the last prompt token).
+    `starts_from` is the first position at which a segment may be decided: the last prompt token,
+    which counts whatever it is, as in generation.
     """
     ids, real = left_pad(sequences, model.tokenizer.pad_token_id or 0, model.device)
     begins = ids.shape[1] - torch.tensor([len(s) for s in sequences]) + starts_from
-    after = torch.arange(ids.shape[1]) >= begins[:, None]
-    starts = model.boundary.to(ids.device)[ids] & real & after.to(ids.device)
+    beyond = (torch.arange(ids.shape[1]) - begins[:, None]).to(ids.device)
+    ends = model.boundary.to(ids.device)[ids]
+    starts = real & ((beyond == 0) | (ends & (beyond > 0)))
     rows = torch.arange(len(ids), device=ids.device)
     with model.framed(Frame(rows, real, starts)):
         return model.bridge(ids, attention_mask=real.long(), position_ids=positions_of(real))

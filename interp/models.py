@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from interp.errors import UserError
 
@@ -103,6 +104,18 @@ def _fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_model(folder: str | Path, name: str | None = None, device: str | None = None) -> Model:
     """Load a Hugging Face checkpoint folder in float32 as a raw-mode `TransformerBridge`.
 
@@ -117,9 +130,10 @@ def load_model(folder: str | Path, name: str | None = None, device: str | None =
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    weights: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
-    )
+    with _no_progress_bar():
+        weights: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
     weights.to(device).requires_grad_(False)
     bridge = TransformerBridge.boot_transformers(
         str(folder), hf_model=weights.eval(), tokenizer=tokenizer

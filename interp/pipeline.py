@@ -15,11 +15,14 @@ from interp.config import Config, Material, split_problems
 from interp.directions import Direction, DirectionSet
 from interp.pairs import Pair, load_pair
 from interp.progress import Progress
+from interp.readings import check_labels, vector_and_unit
 from interp.runs import Run, content_key, write_json
 from interp.tasks import Countdown
 from interp.traces import accuracy, generate, read_traces, write_traces
 from probes import (
+    LogisticProbe,
     MeanDifference,
+    WhitenedMeanDifference,
     auroc_bootstrap,
     bootstrap_over_groups,
     cosine_with_ci,
@@ -31,6 +34,12 @@ from probes import (
 
 SCHEMA = "whenlens.results/1"
 ALPHA = 0.05
+ESTIMATORS = {
+    "difference-of-means": MeanDifference,
+    "whitened": WhitenedMeanDifference,
+    "logistic": LogisticProbe,
+}
+"""The probes compared in the chosen cell."""
 
 
 def make_traces(run: Run, pair: Pair, config: Config, progress: Progress) -> Material:
@@ -98,7 +107,7 @@ def measure_probes(
         with progress.bar("probes", len(config.behaviors)) as advance:
             for behavior in config.behaviors:
                 store = fit["base"]
-                y = causal_stage.check_labels(store, behavior)
+                y = check_labels(store, behavior)
                 cells = {
                     (read, layer): store[hook_name("resid_post", layer), read]
                     for read in READS
@@ -136,19 +145,26 @@ def _cosine(fit: dict[str, ActivationStore], y: np.ndarray, layer: int, seed: in
     return {"layer": layer, "value": found.corrected, "ci": [found.ci.low, found.ci.high]}
 
 
-def report_probe(
+def report_probes(
     fit: ActivationStore, report: ActivationStore, behavior: str, read: str, layer: int, seed: int
 ) -> dict:
-    """Fit the probe of one cell on the fit split and measure it on the report split."""
+    """Fit each kind of probe in one cell on the fit split and measure it on the report split.
+
+    The difference of means is the direction on trial; the other two tell what it leaves unread.
+    """
     key = (hook_name("resid_post", layer), read)
-    probe = MeanDifference().fit(fit[key], fit.labels == behavior)
     y = report.labels == behavior
-    estimate = auroc_bootstrap(probe.decision_function(report[key]), y, report.groups, seed=seed)
-    return {
-        "auroc": estimate.value,
-        "auroc_ci": [estimate.ci.low, estimate.ci.high],
-        "ece": expected_calibration_error(probe.predict_proba(report[key])[:, 1], y),
-    }
+    found = {}
+    for name, estimator in ESTIMATORS.items():
+        probe = estimator().fit(fit[key], fit.labels == behavior)
+        scores, chances = probe.decision_function(report[key]), probe.predict_proba(report[key])
+        estimate = auroc_bootstrap(scores, y, report.groups, seed=seed)
+        found[name] = {
+            "auroc": estimate.value,
+            "auroc_ci": [estimate.ci.low, estimate.ci.high],
+            "ece": expected_calibration_error(chances[:, 1], y),
+        }
+    return found["difference-of-means"] | {"estimators": found}
 
 
 def _estimate(values: np.ndarray, groups: list[str], seed: int) -> dict:
@@ -209,7 +225,7 @@ def directions(
             ("base", pair.base, causal[behavior]["addition"]),
             ("thinking", pair.thinking, causal[behavior]["ablation"]),
         ):
-            vector, unit = causal_stage.vector_and_unit(fit[name], behavior, use)
+            vector, unit = vector_and_unit(fit[name], behavior, use)
             found.append(
                 Direction(
                     vector=vector,
@@ -244,7 +260,7 @@ def _assemble(config, pair, run, material, fit, report, probes, causal, command)
             for c in probes[behavior]["layer_sweep"]
             if (c["read"], c["layer"]) == (add["position"], add["layer"])
         )
-        probe = report_probe(
+        probe = report_probes(
             fit["base"], report["base"], behavior, add["position"], add["layer"], seed
         )
         entry = {

@@ -18,7 +18,7 @@ def content_key(*parts: object) -> str:
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that the file is whole or absent, whatever kills the process."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1))
+    partial.write_text(json.dumps(value, indent=1, allow_nan=False))
     os.replace(partial, path)
 
 

@@ -25,8 +25,6 @@
 
 # %%
 import random
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -106,8 +104,7 @@ layers = range(pair.base.n_layers)
 resid, direction = {}, {}
 fig = go.Figure()
 for name, model in models.items():
-    with tempfile.TemporaryDirectory() as folder:
-        store = collect(model, *pooled, Path(folder), reads=["before"])
+    store = collect(model, *pooled, reads=["before"])
     y = store.labels == BEHAVIOR
     resid[name] = [store[f"blocks.{layer}.hook_resid_post", "before"] for layer in layers]
     direction[name] = np.stack([mean_difference(x, y) for x in resid[name]])

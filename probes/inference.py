@@ -231,7 +231,7 @@ def estimate_effect(
 
 
 def permutation_p_value(
-    observed: float, null: Shaped[Array, " null"], alternative: str = "greater"
+    observed: float | np.floating, null: Shaped[Array, " null"], alternative: str = "greater"
 ) -> float:
     """P-value (1 + #{null at least as extreme}) / (1 + n), Phipson & Smyth 2010.
 

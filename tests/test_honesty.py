@@ -5,10 +5,10 @@ import pytest
 
 from interp.activations import collect, hook_name, pool_batch
 from interp.behaviors import segment_all
-from interp.causal import DOSES, choose
-from interp.causal_stage import CausalTest, fitted_vectors, random_vectors, shuffled_vectors
+from interp.causal_stage import CausalTest, Trial
 from interp.config import Config, Material, split_problems
 from interp.pairs import load_pair
+from interp.readings import fitted_vectors, shuffled_vectors
 from interp.tasks import Countdown
 from interp.traces import generate
 from probes import auroc, permutation_p_value, shuffle_labels
@@ -73,26 +73,25 @@ def test_causal_p_values_on_shuffled_labels_are_small_at_most_eight_percent_of_t
     behavior, n_layers = "subgoal-setting", test.model.n_layers
     i = test.behaviors.index(behavior)
 
-    def both(vectors):
-        """Mean effects [reading, layer, dose, behavior] to select by and to report."""
-        return [test.effects(points, vectors).mean(-1) for points in (test.select, test.report)]
+    def shuffled(seed):
+        vectors = shuffled_vectors(store, [behavior], n_layers, seed)[behavior]
+        return vectors, test.mean_effects(vectors)
 
-    def at(effects, dose=None):
-        use = choose(effects[0], i, 1, dose)
-        return use, effects[1][use.reading, use.layer, DOSES.index(use.dose), i]
+    nulls = list(zip(test.random, test.random_effects, strict=True))
+    nulls += [shuffled(seed) for seed in range(20)]
+    known = {}  # proxies of null arms, each scored once
 
-    nulls = [both(v) for v in random_vectors(store, n_layers, 100, seed=0)]
-    for seed in range(20):
-        nulls.append(both(shuffled_vectors(store, [behavior], n_layers, seed)[behavior]))
+    def p_value(vectors, effects):
+        real = test.arm("real", vectors, effects, i)
+        dose = real.candidate.dose
+        arms = [test.arm(str(n), v, e, i, dose) for n, (v, e) in enumerate(nulls)]
+        trial = Trial(np.empty((0, 0, 0, 0)), real, arms)
+        known.update(test.proxies(arm for arm in arms if arm.name not in known))
+        observed = test.proxies([real])[real.name][:, i].mean()
+        null = [known[arm.name][:, i].mean() for arm in arms]
+        return permutation_p_value(float(observed), test.scales(trial, i) * null)
 
-    def p_value(vectors):
-        use, effect = at(both(vectors))
-        null = np.array([at(n, use.dose)[1] for n in nulls])
-        return permutation_p_value(effect, null)
-
-    meaningless = [
-        p_value(shuffled_vectors(store, [behavior], n_layers, 1000 + seed)[behavior])
-        for seed in range(200)
-    ]
+    meaningless = [p_value(*shuffled(1000 + seed)) for seed in range(200)]
     assert np.mean(np.array(meaningless) <= 0.05) <= 0.08
-    assert p_value(fitted_vectors(store, store.labels == behavior, n_layers)) <= 0.01
+    real = fitted_vectors(store, store.labels == behavior, n_layers)
+    assert p_value(real, test.mean_effects(real)) <= 0.01

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -14,42 +15,54 @@ import pytest
 from interp.organisms.checkpoints import build_model, save_checkpoint
 from interp.pairs import weights_folder
 
-SMALL = {
-    "n_fit": 60,
-    "n_select": 40,
-    "n_report": 40,
-    "n_random": 20,
-    "n_shuffled": 3,
-    "n_points": 32,
-    "n_null_problems": 4,
-}
 CODE = """
-import sys, json
-from pathlib import Path
-from interp.config import Config
-from interp.pipeline import run_main_job
-run_main_job(Config({pair!r}, behaviors=("subgoal-setting", "verification"), **{small!r}), Path({out!r}), "test")
+import sys
+from dataclasses import dataclass
+import interp.config
+
+@dataclass(frozen=True)
+class Small(interp.config.Config):
+    n_fit: int = 60
+    n_select: int = 40
+    n_shuffled: int = 3
+    n_points: int = 32
+    n_null_problems: int = 4
+
+interp.config.Config = Small
+from interp.cli import main
+main()
 """
+ARGUMENTS = (
+    "run --n-report 40 --n-random 20 --behavior subgoal-setting --behavior verification --out"
+)
 
 
-def start(out: Path) -> subprocess.Popen:
-    code = CODE.format(pair="countdown-rl", small=SMALL, out=str(out))
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE)
+def start(out: Path, **more) -> subprocess.Popen:
+    """The command itself, on a small job."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-c", CODE, *ARGUMENTS.split(), str(out)]
+    return subprocess.Popen(
+        arguments, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    """Wait for success; returns what was printed."""
+    printed, errors = process.communicate()
+    assert process.returncode == 0, errors[-2000:]
+    return printed
 
 
 def numbers(out: Path) -> dict:
     found = json.loads((out / "results.json").read_text())
-    found.pop("timings")
+    del found["timings"], found["command"]
     return found
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> dict:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    process = start(out)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()[-2000:]
+    assert "report.html" in finish(start(out))
     return numbers(out)
 
 
@@ -72,9 +85,41 @@ def test_two_runs_with_one_seed_and_a_run_killed_in_every_stage_give_the_same_nu
             time.sleep(0.01)
         process.communicate()
     assert len(killed_in) == 3
-    process = start(out)
+    finish(start(out))
+    assert numbers(out) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [20_000, 200_000], ids=["traces", "activations"])
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
+    undisturbed, tmp_path, room
+):
+    def fill():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+
+    out = tmp_path / "full"
+    process = start(out, preexec_fn=fill)
     _, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()[-2000:]
+    assert process.returncode == 2, errors
+    assert "Traceback" not in errors and "free space" in errors
+    finish(start(out))
+    assert numbers(out) == undisturbed
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_done(undisturbed, tmp_path):
+    out = tmp_path / "stopped"
+    process = start(out)
+    while process.poll() is None and not list(out.glob("stages/traces-*/*.jsonl")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors and "what is done stays" in errors
+    kept = {p: p.stat().st_mtime_ns for p in out.glob("stages/traces-*/*.jsonl")}
+    assert kept
+    finish(start(out))
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert numbers(out) == undisturbed
 
 

@@ -31,7 +31,7 @@ SHAPE = {"seed": 0, "d_model": 160, "n_layers": 4, "n_heads": 4, "d_mlp": 480}
 PRETRAIN = TrainingConfig(steps=8000)
 RL = GRPOConfig(steps=40, keep=(2, 4, 8, 16, 24, 32, 40))
 PRETRAIN_IMPULSIVE = TrainingConfig(steps=2500)
-DISTILL = TrainingConfig(steps=1200, learning_rate=1e-3, warmup=100, seed=1)
+DISTILL = TrainingConfig(steps=2500, learning_rate=1e-3, matrix_rate=0.01, warmup=100, seed=1)
 
 CARD = """---
 license: mit

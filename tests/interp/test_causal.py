@@ -6,6 +6,7 @@ import torch
 
 from interp.causal import (
     DOSES,
+    MIN_SPREAD,
     Arm,
     ArmResult,
     Candidate,
@@ -15,6 +16,7 @@ from interp.causal import (
     effect_record,
     effects,
     run_arms,
+    spread,
 )
 from interp.decisions import DecisionPoints
 from interp.interventions import Add, MeanAblate, intervene
@@ -83,29 +85,41 @@ def table(own, others):
     return np.stack([np.array(own, float), np.array(others, float)], -1)
 
 
+def chosen(own, spreads=None, **more):
+    """The use chosen for behavior 0 when another behavior stays put."""
+    own = np.array(own, float)
+    spreads = np.ones_like(own) if spreads is None else np.array(spreads, float)
+    sign = more.pop("sign", 1)
+    zero = np.zeros_like(own)
+    return choose(table(own, zero), table(spreads, zero + 1), 0, sign, **more)
+
+
 def test_the_smallest_dose_with_half_of_the_best_effect_is_taken():
     own = [[[0.1, 0.45, 0.5, 0.8]]]
-    assert choose(table(own, np.zeros((1, 1, 4))), 0, 1) == Candidate(0, 0, DOSES[1])
-    assert choose(table(np.negative(own), np.zeros((1, 1, 4))), 0, -1).dose == DOSES[1]
+    assert chosen(own) == Candidate(0, 0, DOSES[1])
+    assert chosen(np.negative(own), sign=-1).dose == DOSES[1]
 
 
-def test_of_what_works_the_use_that_disturbs_least_is_taken():
-    own = np.zeros((2, 2, 4))
-    own[..., 3] = [[0.8, 0.7], [0.79, 0.3]]
-    others = np.zeros((2, 2, 4))
-    others[..., 3] = [[0.5, -0.2], [0.4, 0.0]]
-    assert choose(table(own, others), 0, 1) == Candidate(0, 1, DOSES[3])
+def test_of_what_works_the_use_that_stands_out_most_from_random_directions_is_taken():
+    own, spreads = np.zeros((2, 2, 4)), np.ones((2, 2, 4))
+    own[..., 3] = [[0.8, 0.7], [0.45, 0.39]]
+    spreads[..., 3] = [[0.4, 0.2], [0.1, 0.01]]  # 2, 3.5, 4.5; the last does not work
+    assert chosen(own, spreads) == Candidate(1, 0, DOSES[3])
+
+
+def test_the_spread_is_the_root_mean_square_over_directions_and_never_tiny():
+    found = spread(np.array([[0.3, 0.001], [-0.4, 0.002]]).reshape(2, 1, 1, 1, 2))
+    np.testing.assert_allclose(found.ravel(), [np.sqrt((0.09 + 0.16) / 2), MIN_SPREAD])
 
 
 def test_a_direction_that_only_harms_still_gets_its_least_bad_use():
     own = np.full((1, 3, 1), -0.5)
     own[0, 1] = -0.1
-    assert choose(table(own, np.zeros((1, 3, 1))), 0, 1) == Candidate(0, 1, 0.0)
+    assert chosen(own) == Candidate(0, 1, 0.0)
 
 
 def test_nulls_are_used_at_the_dose_they_are_given():
-    own = [[[0.1, 0.2, 0.9, 0.9]]]
-    assert choose(table(own, np.zeros((1, 1, 4))), 0, 1, dose=DOSES[0]).dose == DOSES[0]
+    assert chosen([[[0.1, 0.2, 0.9, 0.9]]], dose=DOSES[0]).dose == DOSES[0]
 
 
 @pytest.mark.parametrize("ablate", [False, True])
@@ -147,10 +161,14 @@ def test_an_effect_is_the_change_of_the_rate_and_p_counts_nulls_at_least_as_stro
     clean, steered = result([1, 1, 0, 2], [4, 4, 4, 8]), result([3, 2, 2, 5], [5, 5, 5, 5])
     # The nulls ran on the first two problems, where the direction's own effect is 5/10 - 2/8.
     nulls = [result([2, 3], [5, 5]), result([1, 1], [5, 5]), result([4, 4], [5, 5])]
-    record = effect_record(clean, steered, nulls, 0, 1, seed=0)
+    # Random directions do twice as much in the last null's use: its effect counts half.
+    scales = np.array([1.0, 1.0, 0.5])
+    record = effect_record(clean, steered, nulls, scales, 0, 1, seed=0)
     assert record["baseline_rate"] == pytest.approx(4 / 20)
     assert record["steered_rate"] == pytest.approx(12 / 20)
     assert record["effect"] == pytest.approx(8 / 20)
-    assert record["p_value"] == pytest.approx((1 + 2) / 4)
+    assert record["p_value"] == pytest.approx((1 + 1) / 4)
     assert (record["n_null"], record["n_null_problems"], record["n_problems"]) == (3, 2, 4)
-    assert effect_record(clean, steered, nulls, 0, -1, seed=0)["p_value"] == pytest.approx(3 / 4)
+    ones = np.ones(3)
+    assert effect_record(clean, steered, nulls, ones, 0, 1, seed=0)["p_value"] == 3 / 4
+    assert effect_record(clean, steered, nulls, ones, 0, -1, seed=0)["p_value"] == 3 / 4

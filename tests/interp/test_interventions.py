@@ -63,8 +63,8 @@ def where_edited(model, prompts, at, starts_from=7):
     where = torch.zeros(len(prompts), width, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         for i, token in enumerate(prompt):
-            ends_a_sentence = bool(model.boundary[token]) and i >= starts_from
-            where[row, width - len(prompt) + i] = at == "all" or ends_a_sentence
+            decided = i == starts_from or (bool(model.boundary[token]) and i > starts_from)
+            where[row, width - len(prompt) + i] = at == "all" or decided
     return where
 
 

@@ -1,0 +1,98 @@
+"""Every way to read a behavior's direction, from labels that mean something and from ones that do not."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations import ActivationStore, hook_name
+from interp.directions import as_tensor, mean_difference
+from interp.errors import UserError
+from interp.models import mean_norm
+from probes import covariance_matched_directions, shuffle_labels
+
+READINGS = (("before", "rest"), ("before", "matched"), ("mean", "rest"))
+"""Read position and contrast of the differences of means that stand for selection."""
+N_FOLDS = 5
+
+
+def check_labels(store: ActivationStore, behavior: str) -> np.ndarray:
+    """Which segments show the behavior; raises `UserError` where there are too few or only such."""
+    y = store.labels == behavior
+    if y.sum() < N_FOLDS:
+        raise UserError(
+            f"Only {int(y.sum())} segments show {behavior}, fewer than the {N_FOLDS} folds: sample "
+            "more problems or leave this behavior out with --behavior."
+        )
+    if y.all():
+        raise UserError(
+            f"Every segment shows {behavior}: a contrast needs other segments; check the annotator."
+        )
+    return y
+
+
+def layer_units(store: ActivationStore, n_layers: int) -> list[float]:
+    """Mean norm of the residual stream at `before` positions, for each layer."""
+    return [
+        mean_norm(torch.from_numpy(store[hook_name("resid_post", layer), "before"]))
+        for layer in range(n_layers)
+    ]
+
+
+def vector_and_unit(
+    store: ActivationStore, behavior: str, use: dict
+) -> tuple[Float[Tensor, " d_model"], float]:
+    """The difference of means that a chosen use refers to, and its layer's residual norm."""
+    hook = hook_name("resid_post", use["layer"])
+    x = store[hook, use["position"]]
+    y = store.labels == behavior
+    vector = mean_difference(x, y, use["contrast"], store.previous)
+    return as_tensor(vector), mean_norm(torch.from_numpy(store[hook, "before"]))
+
+
+def fitted_vectors(
+    store: ActivationStore, y: np.ndarray, n_layers: int
+) -> Float[Tensor, "reading layer d_model"]:
+    """Differences of means of one behavior (`y` [segment]) for every reading and layer."""
+    found = [
+        as_tensor(
+            mean_difference(
+                store[hook_name("resid_post", layer), read], y, contrast, store.previous
+            )
+        )
+        for read, contrast in READINGS
+        for layer in range(n_layers)
+    ]
+    return torch.stack(found).reshape(len(READINGS), n_layers, -1)
+
+
+def shuffled_vectors(
+    store: ActivationStore, behaviors: list[str], n_layers: int, seed: int
+) -> dict[str, Float[Tensor, "reading layer d_model"]]:
+    """What `fitted_vectors` finds when labels are shuffled inside every problem."""
+    labels = shuffle_labels(store.labels, store.groups, seed)
+    return {b: fitted_vectors(store, labels == b, n_layers) for b in behaviors}
+
+
+def random_vectors(
+    store: ActivationStore, n_layers: int, n: int, seed: int
+) -> Float[Tensor, "n reading layer d_model"]:
+    """Random directions with the activations' own covariance within problems.
+
+    Isotropic ones would be too easy to beat: most of them point where the residual stream never
+    goes. These are what differences of means look like for labels without meaning.
+    """
+    slots = np.array([f"{g}/{p}" for g, p in zip(store.groups, store.previous, strict=True)])
+    found = [
+        covariance_matched_directions(
+            store[hook_name("resid_post", layer), read],
+            n,
+            1.0,
+            seed,
+            groups=slots if contrast == "matched" else store.groups,
+        )
+        for read, contrast in READINGS
+        for layer in range(n_layers)
+    ]
+    shape = (n, len(READINGS), n_layers, -1)
+    return torch.from_numpy(np.stack(found, 1)).float().reshape(shape)
