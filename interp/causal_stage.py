@@ -61,8 +61,9 @@ def run_stage(
         for kind, name in (("addition", "base"), ("ablation", "thinking")):
             path = folder / f"{kind}.json"
             if not path.exists():
-                test = CausalTest(kind, getattr(pair, name), name, config, material, fit[name])
-                write_json(path, test.run(progress))
+                model = getattr(pair, name)
+                test = CausalTest(kind, model, name, config, material, fit[name], progress)
+                write_json(path, test.run())
             parts[kind] = json.loads(path.read_text())
         merged = {b: {**parts["ablation"][b], **parts["addition"][b]} for b in config.behaviors}
         write_json(folder / "causal.json", merged)
@@ -94,7 +95,9 @@ class CausalTest:
         config: Config,
         material: Material,
         store: ActivationStore,
+        progress: Progress | None = None,
     ) -> None:
+        self.progress = progress or Progress()
         self.kind, self.model, self.config, self.store = kind, model, config, store
         self.behaviors = list(config.behaviors)
         self.sign = 1 if kind == "addition" else -1
@@ -125,7 +128,12 @@ class CausalTest:
             for split in ("select", "report")
         )
         self.random = random_vectors(store, model.n_layers, config.n_random, config.seed)
-        self.random_effects = np.array([self.mean_effects(v) for v in self.random])
+        with self.progress.bar(f"{kind}: random directions", config.n_random) as advance:
+            found = []
+            for vectors in self.random:
+                found.append(self.mean_effects(vectors))
+                advance(1)
+        self.random_effects = np.array(found)
         self.spreads = spread(self.random_effects)
 
     def effects(
@@ -163,11 +171,11 @@ class CausalTest:
         own = spread_of(trial.real.candidate)
         return np.array([own / spread_of(arm.candidate) for arm in trial.nulls])
 
-    def run(self, progress: Progress) -> dict:
+    def run(self) -> dict:
         """Select, evaluate by decision points, and confirm by generation; one entry a behavior."""
-        trials = self._choose(progress)
+        trials = self._choose()
         arms = {arm.name: arm for t in trials.values() for arm in (t.real, *t.nulls)}
-        full, null = self._generate(trials, arms, progress)
+        full, null = self._generate(trials, arms)
         clean = count(self.model, self.clean_traces, self.behaviors, self.config.annotator)
         proxies = self.proxies(arms.values())
         return {
@@ -175,7 +183,7 @@ class CausalTest:
             for i, (b, trial) in enumerate(trials.items())
         }
 
-    def _choose(self, progress: Progress) -> dict[str, Trial]:
+    def _choose(self) -> dict[str, Trial]:
         n_layers, trials = self.model.n_layers, {}
         for i, b in enumerate(self.behaviors):
             vectors = fitted_vectors(self.store, check_labels(self.store, b), n_layers)
@@ -187,7 +195,7 @@ class CausalTest:
             ):
                 dose = real.candidate.dose
                 trials[b].nulls.append(self.arm(f"random-{n}", random, changed, i, dose))
-        with progress.bar(f"{self.kind}: shuffled labels", self.config.n_shuffled) as advance:
+        with self.progress.bar(f"{self.kind}: shuffled labels", self.config.n_shuffled) as advance:
             for n in range(self.config.n_shuffled):
                 seed = self.config.seed * 1000 + n
                 shuffled = shuffled_vectors(self.store, self.behaviors, n_layers, seed)
@@ -199,7 +207,7 @@ class CausalTest:
         return trials
 
     def _generate(
-        self, trials: dict[str, Trial], arms: dict[str, Arm], progress: Progress
+        self, trials: dict[str, Trial], arms: dict[str, Arm]
     ) -> tuple[dict[str, ArmResult], dict[str, ArmResult]]:
         """The directions' results on all report problems, the nulls' on the first of them."""
         config, task = self.config, Countdown()
@@ -207,7 +215,7 @@ class CausalTest:
         report = [problems[t.problem_id] for t in self.clean_traces]
         real = {trial.real.name: trial.real for trial in trials.values()}
         null = {name: arm for name, arm in arms.items() if name not in real}
-        with progress.bar(f"{self.kind}: generation", len(arms)) as advance:
+        with self.progress.bar(f"{self.kind}: generation", len(arms)) as advance:
             full, few = (
                 run_arms(
                     self.model, on, list(wanted.values()), self.behaviors, config.annotator, self.units,

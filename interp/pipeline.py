@@ -210,13 +210,14 @@ def run_main_job(config: Config, out: Path, command: str, progress: Progress | N
         causal = causal_stage.run_stage(run, pair, config, material, fit, progress)
     results = _assemble(config, pair, run, material, fit, report, probes, causal, command)
     write_json(out / "results.json", results)
-    directions(config, pair, fit, causal, run).save(out / "directions.safetensors")
-    write_report(out, results, material, progress)
+    found = directions(config, pair, fit, causal)
+    found.save(out / "directions.safetensors")
+    write_report(out, results, material, pair, found, progress)
     return results
 
 
 def directions(
-    config: Config, pair: Pair, fit: dict[str, ActivationStore], causal: dict, run: Run
+    config: Config, pair: Pair, fit: dict[str, ActivationStore], causal: dict
 ) -> DirectionSet:
     """The chosen direction of every behavior: the base's for adding, the thinking model's to ablate."""
     found = []
