@@ -54,6 +54,11 @@ def read_span(read: str, start: int, end: int) -> tuple[int, int]:
     return max(0, start + low), max(0, start + high) + 1
 
 
+def previous_behaviors(segments: Sequence[Segment]) -> list[str]:
+    """The behavior of the segment before each of one trace's: "start" at first, "" where none fits."""
+    return ["start", *(segment.behavior or "" for segment in segments)][: len(segments)]
+
+
 @dataclass(frozen=True)
 class ActivationStore:
     """Pooled activations of all segments of some traces, one matrix per (hook, read position).
@@ -225,7 +230,7 @@ def load_store(
                 parts.setdefault((hook, read), []).append(file.get_tensor(key))
     rows = [(t, s) for t, found in enumerate(segments) for s in range(len(found))]
     labels = [segments[t][s].behavior or "" for t, s in rows]
-    previous = [(segments[t][s - 1].behavior or "") if s else "start" for t, s in rows]
+    previous = [before for found in segments for before in previous_behaviors(found)]
     return ActivationStore(
         values={key: torch.cat(values) for key, values in parts.items()},
         labels=np.array(labels),

@@ -1,6 +1,6 @@
 """Does a direction cause its behavior? Selection by decision points, nulls through the same path."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,17 +8,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations import previous_behaviors
 from interp.behaviors import Annotator, annotate, segment
 from interp.decisions import DecisionPoints
 from interp.interventions import Add, MeanAblate, intervene
 from interp.models import Model
 from interp.traces import generate
-from interp.types import Problem
+from interp.types import Problem, Trace
 from probes import paired_bootstrap, paired_ratio_bootstrap, permutation_p_value
 
-DOSES = (0.1, 0.2, 0.4, 0.8)
+DOSES = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Doses tried, in mean norms of the residual stream at the edited layer."""
-MIN_SPREAD = 0.01
+MIN_SPREAD = 0.02
 """Smallest spread that effects are divided by: less is not told from sampling noise."""
 
 
@@ -77,28 +78,18 @@ def choose(
     spreads: Float[np.ndarray, "reading layer dose behavior"],
     behavior: int,
     sign: int,
-    dose: float | None = None,
 ) -> Candidate:
     """How to use a direction: where its effect stands out most from that of random directions.
 
-    The dose is the smallest at which some reading and layer reaches half of the largest effect:
-    half, because a direction that drives its behavior to certainty leaves room for nothing else.
-    Nulls get that `dose`, so that their norm is matched. Of the readings and layers with at least
-    half of the best effect at that dose, the one with the largest effect in units of `spreads` is
-    taken (a studentized maximum, Westfall & Young 1993): any push moves a lot near the logits.
+    Of the uses with at least a third of the largest effect, the one with the largest effect in
+    units of `spreads` is taken (a studentized maximum, Westfall & Young 1993), because any large
+    push moves a lot, above all near the logits. Nulls choose by the same rule.
     """
-    signed = sign * effects[..., behavior]
-    if dose is None:
-        by_dose = signed.max((0, 1))
-        place = int(np.argmax(by_dose >= by_dose.max() / 2))
-        dose = DOSES[place] if len(by_dose) > 1 else 0.0
-    else:
-        place = DOSES.index(dose) if signed.shape[2] > 1 else 0
-    own = signed[:, :, place]
-    works = own >= own.max() - abs(own.max()) / 2
-    standing = np.where(works, own / spreads[:, :, place, behavior], -np.inf)
-    reading, layer = np.unravel_index(int(standing.argmax()), own.shape)
-    return Candidate(int(reading), int(layer), dose)
+    own = sign * effects[..., behavior]
+    works = own >= own.max() - abs(own.max()) * 2 / 3
+    standing = np.where(works, own / spreads[..., behavior], -np.inf)
+    reading, layer, place = map(int, np.unravel_index(int(standing.argmax()), own.shape))
+    return Candidate(reading, layer, DOSES[place] if own.shape[2] > 1 else 0.0)
 
 
 @dataclass(frozen=True)
@@ -112,23 +103,24 @@ class Arm:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """Segments of each behavior and in all, and correct answers, per problem."""
+    """How often each behavior was a choice and was taken, and correct answers, per problem."""
 
-    counts: Float[np.ndarray, "behavior problem"]
-    totals: Float[np.ndarray, " problem"]
+    taken: Float[np.ndarray, "behavior problem"]
+    chances: Float[np.ndarray, "behavior problem"]
     correct: Float[np.ndarray, " problem"]
 
     def rate(self, behavior: int, n: int | None = None) -> float:
-        """Share of segments with the behavior, over the first `n` problems."""
-        return float(self.counts[behavior, :n].sum() / max(1.0, self.totals[:n].sum()))
+        """Share of the behavior's chances that were taken, over the first `n` problems."""
+        chances = self.chances[behavior, :n].sum()
+        return float(self.taken[behavior, :n].sum() / max(1.0, chances))
 
 
 def run_arms(
     model: Model,
     problems: Sequence[Problem],
     arms: Sequence[Arm],
-    behaviors: Sequence[str],
     annotator: str | Annotator,
+    after: Mapping[str, frozenset[str]],
     units: Sequence[float],
     means: Float[Tensor, "layer d_model"] | None,
     grade: Callable[[Problem, str], bool],
@@ -159,26 +151,36 @@ def run_arms(
                 traces = generate(model, asked, grade, seed=seed, batch_size=len(asked))
             for i, arm in enumerate(batch):
                 part = traces[i * len(problems) : (i + 1) * len(problems)]
-                results[arm.name] = count(model, part, behaviors, annotator)
+                results[arm.name] = count(model, part, annotator, after)
             advance(len(batch))
     return results
 
 
-def count(model: Model, traces, behaviors: Sequence[str], annotator: str | Annotator) -> ArmResult:
-    """Count the behaviors of traces, one per problem."""
-    labels = [[s.behavior for s in annotate(segment(model, t), annotator)] for t in traces]
-    return ArmResult(
-        counts=np.array([[row.count(b) for row in labels] for b in behaviors], float),
-        totals=np.array([len(row) for row in labels], float),
-        correct=np.array([float(t.correct) for t in traces]),
-    )
+def count(
+    model: Model,
+    traces: Sequence[Trace],
+    annotator: str | Annotator,
+    after: Mapping[str, frozenset[str]],
+) -> ArmResult:
+    """Count each behavior's chances and how many were taken, in one trace per problem.
+
+    A segment is a chance of a behavior where the segment before is one of `after[behavior]`, so a
+    trace that repeats a sentence for ever counts little.
+    """
+    rows = [annotate(segment(model, t), annotator) for t in traces]
+    previous = [previous_behaviors(row) for row in rows]
+    taken, chances = np.zeros((2, len(after), len(rows)))
+    for i, (behavior, kinds) in enumerate(after.items()):
+        for j, (row, befores) in enumerate(zip(rows, previous, strict=True)):
+            here = [s.behavior == behavior for s, b in zip(row, befores, strict=True) if b in kinds]
+            taken[i, j], chances[i, j] = sum(here), len(here)
+    return ArmResult(taken, chances, np.array([float(t.correct) for t in traces]))
 
 
 def effect_record(
     clean: ArmResult,
     steered: ArmResult,
     nulls: Sequence[ArmResult],
-    scales: Float[np.ndarray, " null"],
     behavior: int,
     sign: int,
     seed: int,
@@ -186,18 +188,17 @@ def effect_record(
     """One behavior's causal effect by full generation, beside its nulls.
 
     The effect and its interval are over all problems; the p-value compares the direction with the
-    nulls on the problems that the nulls ran on. A null's effect is multiplied by its entry of
-    `scales`: the spread of random directions in the direction's use over that in the null's own.
+    nulls on the problems that the nulls ran on.
     """
     estimate = paired_ratio_bootstrap(
-        steered.counts[behavior],
-        steered.totals,
-        clean.counts[behavior],
-        clean.totals,
+        steered.taken[behavior],
+        steered.chances[behavior],
+        clean.taken[behavior],
+        clean.chances[behavior],
         seed=seed,
     )
-    n = len(nulls[0].totals)
-    null = scales * np.array([r.rate(behavior) - clean.rate(behavior, n) for r in nulls])
+    n = len(nulls[0].correct)
+    null = np.array([r.rate(behavior) - clean.rate(behavior, n) for r in nulls])
     observed = steered.rate(behavior, n) - clean.rate(behavior, n)
     return {
         "baseline_rate": clean.rate(behavior),
@@ -208,7 +209,7 @@ def effect_record(
         "null_q95": float(np.quantile(null, 0.95)),
         "p_value": permutation_p_value(observed, null, "greater" if sign > 0 else "less"),
         "n_null": len(null),
-        "n_problems": len(clean.totals),
+        "n_problems": len(clean.correct),
         "n_null_problems": n,
     }
 

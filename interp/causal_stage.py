@@ -33,6 +33,7 @@ from interp.progress import Progress
 from interp.readings import (
     READINGS,
     check_labels,
+    choices,
     fitted_vectors,
     layer_units,
     random_vectors,
@@ -108,14 +109,10 @@ class CausalTest:
         ]
         self.means = torch.stack(befores).to(model.device) if kind == "ablation" else None
         self.clean_traces: list[Trace] = material.traces[name, "report"]
-        segments = material.segments[name, "fit"]
-        others = {s.behavior for row in segments for s in row if s.behavior} - {*self.behaviors}
-        shares = first_token_shares(
-            material.traces[name, "fit"],
-            segments,
-            [*self.behaviors, *sorted(others)],
-            model.bridge.cfg.d_vocab,
-        )
+        # Both models' traces: a base that never shows a behavior cannot tell how one begins.
+        traces = material.traces["base", "fit"] + material.traces["thinking", "fit"]
+        segments = material.segments["base", "fit"] + material.segments["thinking", "fit"]
+        shares = first_token_shares(traces, segments, self.behaviors, model.bridge.cfg.d_vocab)
         self.select, self.report = (
             DecisionPoints(
                 model,
@@ -126,6 +123,11 @@ class CausalTest:
                 config.seed,
             )
             for split in ("select", "report")
+        )
+        self.after = choices(store, self.behaviors)
+        self.select_at, self.report_at = (
+            np.array([np.isin(points.previous, list(kinds)) for kinds in self.after.values()])
+            for points in (self.select, self.report)
         )
         self.random = random_vectors(store, model.n_layers, config.n_random, config.seed)
         with self.progress.bar(f"{kind}: random directions", config.n_random) as advance:
@@ -145,8 +147,15 @@ class CausalTest:
     def mean_effects(
         self, vectors: Float[Tensor, "reading layer d_model"]
     ) -> Float[np.ndarray, "reading layer dose behavior"]:
-        """Means of `effects` over the points."""
-        return self.effects(vectors).mean(-1)
+        """Means of `effects` over the points at which the behavior is a choice."""
+        return self.means_of(self.effects(vectors))
+
+    def means_of(
+        self, effects: Float[np.ndarray, "reading layer dose behavior point"]
+    ) -> Float[np.ndarray, "reading layer dose behavior"]:
+        """Means of select effects over the points at which the behavior is a choice."""
+        weights = self.select_at / self.select_at.sum(1, keepdims=True).clip(1)
+        return np.einsum("rldbp,bp->rldb", effects, weights)
 
     def arm(
         self,
@@ -154,29 +163,18 @@ class CausalTest:
         vectors: Float[Tensor, "reading layer d_model"],
         effects: Float[np.ndarray, "reading layer dose behavior"],
         behavior: int,
-        dose: float | None = None,
     ) -> Arm:
         """The vectors with the use that suits `behavior` best; the name tells both."""
-        use = choose(effects, self.spreads, behavior, self.sign, dose)
+        use = choose(effects, self.spreads, behavior, self.sign)
         name = f"{label}/{use.reading}/{use.layer}/{use.dose}"
         return Arm(name, vectors[use.reading, use.layer], use)
-
-    def scales(self, trial: Trial, behavior: int) -> Float[np.ndarray, " null"]:
-        """What each null's effect is multiplied by to stand beside the direction's."""
-
-        def spread_of(use: Candidate) -> float:
-            place = DOSES.index(use.dose) if self.means is None else 0
-            return float(self.spreads[use.reading, use.layer, place, behavior])
-
-        own = spread_of(trial.real.candidate)
-        return np.array([own / spread_of(arm.candidate) for arm in trial.nulls])
 
     def run(self) -> dict:
         """Select, evaluate by decision points, and confirm by generation; one entry a behavior."""
         trials = self._choose()
         arms = {arm.name: arm for t in trials.values() for arm in (t.real, *t.nulls)}
         full, null = self._generate(trials, arms)
-        clean = count(self.model, self.clean_traces, self.behaviors, self.config.annotator)
+        clean = count(self.model, self.clean_traces, self.config.annotator, self.after)
         proxies = self.proxies(arms.values())
         return {
             b: self._entry(i, trial, clean, full[trial.real.name], null, proxies)
@@ -188,21 +186,21 @@ class CausalTest:
         for i, b in enumerate(self.behaviors):
             vectors = fitted_vectors(self.store, check_labels(self.store, b), n_layers)
             found = self.effects(vectors)
-            real = self.arm(f"real-{b}", vectors, found.mean(-1), i)
-            trials[b] = Trial(found[..., i, :], real)
+            real = self.arm(f"real-{b}", vectors, self.means_of(found), i)
+            trials[b] = Trial(found[..., i, self.select_at[i]], real)
             for n, (random, changed) in enumerate(
                 zip(self.random, self.random_effects, strict=True)
             ):
-                dose = real.candidate.dose
-                trials[b].nulls.append(self.arm(f"random-{n}", random, changed, i, dose))
+                arm = self.arm(f"random-{n}", random, changed, i)
+                trials[b].nulls.append(arm)
         with self.progress.bar(f"{self.kind}: shuffled labels", self.config.n_shuffled) as advance:
             for n in range(self.config.n_shuffled):
                 seed = self.config.seed * 1000 + n
                 shuffled = shuffled_vectors(self.store, self.behaviors, n_layers, seed)
                 for i, (b, trial) in enumerate(trials.items()):
-                    changed, dose = self.mean_effects(shuffled[b]), trial.real.candidate.dose
+                    changed = self.mean_effects(shuffled[b])
                     label = f"shuffled-{n}-{b}"
-                    trial.nulls.append(self.arm(label, shuffled[b], changed, i, dose))
+                    trial.nulls.append(self.arm(label, shuffled[b], changed, i))
                 advance(1)
         return trials
 
@@ -218,7 +216,7 @@ class CausalTest:
         with self.progress.bar(f"{self.kind}: generation", len(arms)) as advance:
             full, few = (
                 run_arms(
-                    self.model, on, list(wanted.values()), self.behaviors, config.annotator, self.units,
+                    self.model, on, list(wanted.values()), config.annotator, self.after, self.units,
                     self.means, task.grade, config.seed, advance,
                 )
                 for wanted, on in ((real, report), (null, report[: config.n_null_problems]))
@@ -235,16 +233,20 @@ class CausalTest:
         proxies: dict[str, np.ndarray],
     ) -> dict:
         seed, sign, use = self.config.seed, self.sign, trial.real.candidate
-        scales = self.scales(trial, i)
         nulls = [null[arm.name] for arm in trial.nulls]
         read, contrast = READINGS[use.reading]
-        null_proxies = scales * [proxies[arm.name][:, i].mean() for arm in trial.nulls]
-        record = effect_record(clean, steered, nulls, scales, i, sign, seed) | {
+        choice = self.report_at[i]
+        null_proxies = np.array([proxies[arm.name][choice, i].mean() for arm in trial.nulls])
+        record = effect_record(clean, steered, nulls, i, sign, seed) | {
             "layer": use.layer,
             "position": read,
             "contrast": contrast,
             "proxy": proxy_record(
-                proxies[trial.real.name][:, i], null_proxies, sign, self.report.groups, seed
+                proxies[trial.real.name][choice, i],
+                null_proxies,
+                sign,
+                self.report.groups[choice],
+                seed,
             ),
         }
         groups = [t.problem_id for t in self.clean_traces]
@@ -256,12 +258,13 @@ class CausalTest:
             more = {"kind": "mean", "accuracy_effect": accuracy_effect, "removed_share": removed}
             return {"ablation": record | more}
         random_effects = self.random_effects[..., i]
+        groups_at = self.select.groups[self.select_at[i]]
         return {
             "addition": record | {"dose": use.dose},
             "accuracy_effect": accuracy_effect,
             "specificity": self._specificity(clean, steered),
-            "causal_sweep": self._causal_sweep(trial.effects, random_effects),
-            "dose_response": self._dose_response(trial.effects, random_effects, use),
+            "causal_sweep": self._causal_sweep(trial.effects, random_effects, groups_at),
+            "dose_response": self._dose_response(trial.effects, random_effects, groups_at, use),
         }
 
     def proxies(self, arms: Iterable[Arm]) -> dict[str, Float[np.ndarray, "point behavior"]]:
@@ -291,16 +294,14 @@ class CausalTest:
         found = {}
         for j, other in enumerate(self.behaviors):
             e = paired_ratio_bootstrap(
-                steered.counts[j], steered.totals, clean.counts[j], clean.totals,
+                steered.taken[j], steered.chances[j], clean.taken[j], clean.chances[j],
                 seed=self.config.seed,
             )  # fmt: skip
             found[other] = {"effect": e.value, "ci": [e.ci.low, e.ci.high]}
         return found
 
-    def _point(self, values: np.ndarray, null: np.ndarray) -> dict:
-        e = paired_bootstrap(
-            values, np.zeros_like(values), self.select.groups, seed=self.config.seed
-        )
+    def _point(self, values: np.ndarray, null: np.ndarray, groups: np.ndarray) -> dict:
+        e = paired_bootstrap(values, np.zeros_like(values), groups, seed=self.config.seed)
         return {
             "effect": e.value,
             "ci": [e.ci.low, e.ci.high],
@@ -308,20 +309,22 @@ class CausalTest:
             "null_q95": float(np.quantile(null, 0.95)),
         }
 
-    def _causal_sweep(self, effects: np.ndarray, null: np.ndarray) -> list[dict]:
+    def _causal_sweep(
+        self, effects: np.ndarray, null: np.ndarray, groups: np.ndarray
+    ) -> list[dict]:
         rows = []
         for layer in range(effects.shape[1]):
             best = np.unravel_index(
                 int(effects[:, layer].mean(-1).argmax()), effects[:, layer].shape[:2]
             )
             strongest = null[:, :, layer].max((1, 2))
-            rows.append({"layer": layer, **self._point(effects[:, layer][best], strongest)})
+            rows.append({"layer": layer, **self._point(effects[:, layer][best], strongest, groups)})
         return rows
 
-    def _dose_response(self, effects, null, candidate: Candidate) -> list[dict]:
+    def _dose_response(self, effects, null, groups, candidate: Candidate) -> list[dict]:
         zero = {"dose": 0.0, "effect": 0.0, "ci": [0.0, 0.0], "null_q05": 0.0, "null_q95": 0.0}
         cell = (candidate.reading, candidate.layer)
         return [zero] + [
-            {"dose": dose, **self._point(effects[cell][d], null[:, *cell, d])}
+            {"dose": dose, **self._point(effects[cell][d], null[:, *cell, d], groups)}
             for d, dose in enumerate(DOSES)
         ]

@@ -31,7 +31,9 @@ console = Console(stderr=True)
 def run(
     pair: Annotated[
         str,
-        typer.Option(help="countdown-rl, or a folder that holds base/ and thinking/ checkpoints."),
+        typer.Option(
+            help="countdown-rl, countdown-distilled, or a folder that holds base/ and thinking/ checkpoints."
+        ),
     ] = "countdown-rl",
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")] = (
         Path("runs/demo")
@@ -42,7 +44,7 @@ def run(
         typer.Option(help="A behavior to test; repeat for several. Default: the pair's four."),
     ] = None,
     n_report: Annotated[int, typer.Option(min=10, help="Problems in the report split.")] = 500,
-    n_random: Annotated[int, typer.Option(min=20, help="Random null directions.")] = 100,
+    n_random: Annotated[int, typer.Option(min=20, help="Random null directions.")] = 200,
 ) -> None:
     """Do the main job: traces, activations, probes, causal tests with nulls, figures, report.
 

@@ -24,7 +24,7 @@ class Config:
     n_fit: int = 600
     n_select: int = 400
     n_report: int = 500
-    n_random: int = 100
+    n_random: int = 200
     n_shuffled: int = 20
     n_points: int = 192
     n_null_problems: int = 32

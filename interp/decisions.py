@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp.activations import hook_name
+from interp.activations import hook_name, previous_behaviors
 from interp.models import Model, left_pad, positions_of
 from interp.types import Segment, Trace
 from probes import rng
@@ -37,7 +37,8 @@ class DecisionPoints:
     """A sample of `before` positions of a model's own traces, with cached keys and values.
 
     `resid[layer]` [point, d_model] is the clean residual stream at the point, `clean`
-    [point, behavior] what the unedited model would start next. `probabilities`
+    [point, behavior] what the unedited model would start next, `previous` [point] the behavior of
+    the segment that ends there, `groups` [point] the problem. `probabilities`
     recomputes only the blocks above an edited layer, and only at the edited position; every
     earlier position keeps its clean keys and values.
     """
@@ -53,18 +54,23 @@ class DecisionPoints:
         seed: int = 0,
     ) -> None:
         self.model, self.shares = model, shares.to(model.device)
-        found = [(t, s.start - 1) for t, parts in enumerate(segments) for s in parts]
+        found = [
+            (t, part.start - 1, previous)
+            for t, parts in enumerate(segments)
+            for part, previous in zip(parts, previous_behaviors(parts), strict=True)
+        ]
         chosen = rng(seed, "decision points").permutation(len(found))[:n_points]
         points = [found[i] for i in sorted(chosen)]
-        used = sorted({t for t, _ in points})
-        self.groups = np.array([traces[t].problem_id for t, _ in points])
+        used = sorted({t for t, _, _ in points})
+        self.groups = np.array([traces[t].problem_id for t, _, _ in points])
+        self.previous = np.array([previous for _, _, previous in points])
         ids, real = left_pad(
             [traces[t].tokens for t in used], model.tokenizer.pad_token_id or 0, model.device
         )
         width = ids.shape[1]
-        rows = torch.tensor([used.index(t) for t, _ in points], device=model.device)
+        rows = torch.tensor([used.index(t) for t, _, _ in points], device=model.device)
         places = torch.tensor(
-            [pos + width - len(traces[t].tokens) for t, pos in points], device=model.device
+            [pos + width - len(traces[t].tokens) for t, pos, _ in points], device=model.device
         )
         self.resid: list[Tensor] = [torch.empty(0)] * model.n_layers
         hooks = [

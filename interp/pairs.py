@@ -7,7 +7,7 @@ from pathlib import Path
 from interp.errors import UserError, unknown_name
 from interp.models import Model, load_model
 
-BUILT_IN = ("countdown-rl",)
+BUILT_IN = ("countdown-rl", "countdown-distilled")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Every way to read a behavior's direction, from labels that mean something and from ones that do not."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -11,9 +13,13 @@ from interp.errors import UserError
 from interp.models import mean_norm
 from probes import covariance_matched_directions, shuffle_labels
 
-READINGS = (("before", "rest"), ("before", "matched"), ("mean", "rest"))
-"""Read position and contrast of the differences of means that stand for selection."""
+READINGS = (("before", "rest"), ("before", "matched"))
+"""Read position and contrast of the differences of means that stand for selection.
+
+`before` alone, which is where edits are made; reading the sentence itself (`mean`) gave directions
+with a tenth of the effect and so only more ways to be lucky."""
 N_FOLDS = 5
+MIN_SHARE = 0.005
 
 
 def check_labels(store: ActivationStore, behavior: str) -> np.ndarray:
@@ -31,6 +37,21 @@ def check_labels(store: ActivationStore, behavior: str) -> np.ndarray:
     return y
 
 
+def choices(store: ActivationStore, behaviors: Sequence[str]) -> dict[str, frozenset[str]]:
+    """After which kinds of segment each behavior is a choice: taken 0.5% of the time or more.
+
+    Elsewhere, as a check before anything is computed, a push tells how hard it is and not what.
+    """
+    return {
+        b: frozenset(
+            str(kind)
+            for kind in np.unique(store.previous)
+            if kind and (store.labels[store.previous == kind] == b).mean() >= MIN_SHARE
+        )
+        for b in behaviors
+    }
+
+
 def layer_units(store: ActivationStore, n_layers: int) -> list[float]:
     """Mean norm of the residual stream at `before` positions, for each layer."""
     return [
@@ -42,7 +63,7 @@ def layer_units(store: ActivationStore, n_layers: int) -> list[float]:
 def vector_and_unit(
     store: ActivationStore, behavior: str, use: dict
 ) -> tuple[Float[Tensor, " d_model"], float]:
-    """The difference of means that a chosen use refers to, and its layer's residual norm."""
+    """The direction that a chosen use refers to, and its layer's residual norm."""
     hook = hook_name("resid_post", use["layer"])
     x = store[hook, use["position"]]
     y = store.labels == behavior
@@ -53,7 +74,7 @@ def vector_and_unit(
 def fitted_vectors(
     store: ActivationStore, y: np.ndarray, n_layers: int
 ) -> Float[Tensor, "reading layer d_model"]:
-    """Differences of means of one behavior (`y` [segment]) for every reading and layer."""
+    """Directions of one behavior (`y` [segment]) for every reading and layer."""
     found = [
         as_tensor(
             mean_difference(

@@ -5,7 +5,7 @@ import pytest
 
 from interp.activations import collect, hook_name, pool_batch
 from interp.behaviors import segment_all
-from interp.causal_stage import CausalTest, Trial
+from interp.causal_stage import CausalTest
 from interp.config import Config, Material, split_problems
 from interp.pairs import load_pair
 from interp.readings import fitted_vectors, shuffled_vectors
@@ -54,16 +54,17 @@ def hash_half(name: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def causal(tmp_path_factory):
-    base = load_pair("countdown-rl").base
+def causal():
+    pair = load_pair("countdown-rl")
     config = Config("countdown-rl", seed=5, n_fit=200, n_select=150, n_report=150, n_points=64)
-    traces, segments = {}, {}
-    for split, problems in split_problems(config).items():
-        traces["base", split] = generate(base, problems, seed=5)
-        segments["base", split] = segment_all(base, traces["base", split], "grammar")
-    fit = traces["base", "fit"], segments["base", "fit"]
-    store = collect(base, *fit, tmp_path_factory.mktemp("fit"))
-    return CausalTest("addition", base, "base", config, Material(traces, segments), store), store
+    splits = split_problems(config)
+    wanted = [("base", split) for split in splits] + [("thinking", "fit")]
+    traces = {(m, s): generate(getattr(pair, m), splits[s], seed=5) for m, s in wanted}
+    segments = {key: segment_all(pair.base, made, "grammar") for key, made in traces.items()}
+    pooled = (found["base", "fit"] + found["thinking", "fit"] for found in (traces, segments))
+    store = collect(pair.base, *pooled)
+    material = Material(traces, segments)
+    return CausalTest("addition", pair.base, "base", config, material, store), store
 
 
 @pytest.mark.slow
@@ -71,7 +72,7 @@ def test_causal_p_values_on_shuffled_labels_are_small_at_most_eight_percent_of_t
     """The proxy's whole path: selection of reading, layer and dose, then p on other problems."""
     test, store = causal
     behavior, n_layers = "subgoal-setting", test.model.n_layers
-    i = test.behaviors.index(behavior)
+    i, choice = test.behaviors.index(behavior), test.report_at[test.behaviors.index(behavior)]
 
     def shuffled(seed):
         vectors = shuffled_vectors(store, [behavior], n_layers, seed)[behavior]
@@ -83,13 +84,11 @@ def test_causal_p_values_on_shuffled_labels_are_small_at_most_eight_percent_of_t
 
     def p_value(vectors, effects):
         real = test.arm("real", vectors, effects, i)
-        dose = real.candidate.dose
-        arms = [test.arm(str(n), v, e, i, dose) for n, (v, e) in enumerate(nulls)]
-        trial = Trial(np.empty((0, 0, 0, 0)), real, arms)
+        arms = [test.arm(str(n), v, e, i) for n, (v, e) in enumerate(nulls)]
         known.update(test.proxies(arm for arm in arms if arm.name not in known))
-        observed = test.proxies([real])[real.name][:, i].mean()
-        null = [known[arm.name][:, i].mean() for arm in arms]
-        return permutation_p_value(float(observed), test.scales(trial, i) * null)
+        observed = test.proxies([real])[real.name][choice, i].mean()
+        null = [known[arm.name][choice, i].mean() for arm in arms]
+        return permutation_p_value(float(observed), np.array(null))
 
     meaningless = [p_value(*shuffled(1000 + seed)) for seed in range(200)]
     assert np.mean(np.array(meaningless) <= 0.05) <= 0.08

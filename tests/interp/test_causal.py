@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from interp import causal
 from interp.causal import (
     DOSES,
     MIN_SPREAD,
@@ -22,10 +23,15 @@ from interp.decisions import DecisionPoints
 from interp.interventions import Add, MeanAblate, intervene
 from interp.tasks import load_task
 from interp.traces import generate
+from interp.types import Segment, Trace
 
 ALL = load_task("countdown").problems()
 PROBLEMS = list(ALL[:: len(ALL) // 5])[:5]
 UNITS = [2.0, 3.0, 4.0]
+AFTER = {
+    "verification": frozenset({"start", "backtracking"}),
+    "backtracking": frozenset({"verification"}),
+}
 
 
 def grade(problem, text):
@@ -85,26 +91,20 @@ def table(own, others):
     return np.stack([np.array(own, float), np.array(others, float)], -1)
 
 
-def chosen(own, spreads=None, **more):
+def chosen(own, spreads=None, sign=1):
     """The use chosen for behavior 0 when another behavior stays put."""
     own = np.array(own, float)
     spreads = np.ones_like(own) if spreads is None else np.array(spreads, float)
-    sign = more.pop("sign", 1)
     zero = np.zeros_like(own)
-    return choose(table(own, zero), table(spreads, zero + 1), 0, sign, **more)
-
-
-def test_the_smallest_dose_with_half_of_the_best_effect_is_taken():
-    own = [[[0.1, 0.45, 0.5, 0.8]]]
-    assert chosen(own) == Candidate(0, 0, DOSES[1])
-    assert chosen(np.negative(own), sign=-1).dose == DOSES[1]
+    return choose(table(own, zero), table(spreads, zero + 1), 0, sign)
 
 
 def test_of_what_works_the_use_that_stands_out_most_from_random_directions_is_taken():
-    own, spreads = np.zeros((2, 2, 4)), np.ones((2, 2, 4))
-    own[..., 3] = [[0.8, 0.7], [0.45, 0.39]]
-    spreads[..., 3] = [[0.4, 0.2], [0.1, 0.01]]  # 2, 3.5, 4.5; the last does not work
+    own, spreads = np.zeros((2, 2, len(DOSES))), np.ones((2, 2, len(DOSES)))
+    own[..., 3] = [[0.9, 0.7], [0.45, 0.29]]
+    spreads[..., 3] = [[0.4, 0.2], [0.1, 0.01]]  # 2.25, 3.5, 4.5; the last does not work
     assert chosen(own, spreads) == Candidate(1, 0, DOSES[3])
+    assert chosen(-own, spreads, sign=-1) == Candidate(1, 0, DOSES[3])
 
 
 def test_the_spread_is_the_root_mean_square_over_directions_and_never_tiny():
@@ -118,8 +118,21 @@ def test_a_direction_that_only_harms_still_gets_its_least_bad_use():
     assert chosen(own) == Candidate(0, 1, 0.0)
 
 
-def test_nulls_are_used_at_the_dose_they_are_given():
-    assert chosen([[[0.1, 0.2, 0.9, 0.9]]], dose=DOSES[0]).dose == DOSES[0]
+def test_chances_are_segments_after_which_the_behavior_is_a_choice(sharp, monkeypatch):
+    kinds = ["deduction", "verification", "verification", None, "deduction", "backtracking"]
+    segments = [Segment(i, i + 1, "", kind) for i, kind in enumerate(kinds)]
+    monkeypatch.setattr(causal, "segment", lambda model, trace: segments)
+    monkeypatch.setattr(causal, "annotate", lambda parts, annotator: parts)
+    trace = Trace("p", "m", "", "", (1,), 1, True, True)
+    after = {
+        "verification": frozenset({"deduction"}),
+        "backtracking": frozenset({"deduction", "verification"}),
+    }
+    found = count(sharp, [trace], "grammar", after)
+    # Of the two after a deduction one is a check; a check after a check is no chance of a check.
+    assert found.taken[:, 0].tolist() == [1, 1]
+    assert found.chances[:, 0].tolist() == [2, 4]
+    assert found.rate(0) == 1 / 2 and found.correct.tolist() == [1.0]
 
 
 @pytest.mark.parametrize("ablate", [False, True])
@@ -134,7 +147,7 @@ def test_arms_in_shared_batches_equal_runs_of_their_own(sharp, ablate, rows_per_
     ]
     done = []
     found = run_arms(
-        sharp, PROBLEMS, arms, ["verification", "backtracking"], annotator, UNITS, means,
+        sharp, PROBLEMS, arms, annotator, AFTER, UNITS, means,
         grade, 3, done.append, rows_per_batch,
     )  # fmt: skip
     assert sum(done) == len(arms)
@@ -147,28 +160,26 @@ def test_arms_in_shared_batches_equal_runs_of_their_own(sharp, ablate, rows_per_
         )
         with intervene(sharp, edit):
             traces = generate(sharp, PROBLEMS, grade, seed=3)
-        expected = count(sharp, traces, ["verification", "backtracking"], annotator)
-        assert np.array_equal(found[arm.name].counts, expected.counts)
-        assert np.array_equal(found[arm.name].totals, expected.totals)
+        expected = count(sharp, traces, annotator, AFTER)
+        assert expected.chances.sum() > expected.taken.sum() > 0
+        assert np.array_equal(found[arm.name].taken, expected.taken)
+        assert np.array_equal(found[arm.name].chances, expected.chances)
         assert np.array_equal(found[arm.name].correct, expected.correct)
 
 
-def result(hits, totals):
-    return ArmResult(np.array([hits], float), np.array(totals, float), np.zeros(len(hits)))
+def result(hits, chances):
+    values = (np.array([x], float) for x in (hits, chances))
+    return ArmResult(*values, np.zeros(len(hits)))
 
 
 def test_an_effect_is_the_change_of_the_rate_and_p_counts_nulls_at_least_as_strong():
     clean, steered = result([1, 1, 0, 2], [4, 4, 4, 8]), result([3, 2, 2, 5], [5, 5, 5, 5])
     # The nulls ran on the first two problems, where the direction's own effect is 5/10 - 2/8.
     nulls = [result([2, 3], [5, 5]), result([1, 1], [5, 5]), result([4, 4], [5, 5])]
-    # Random directions do twice as much in the last null's use: its effect counts half.
-    scales = np.array([1.0, 1.0, 0.5])
-    record = effect_record(clean, steered, nulls, scales, 0, 1, seed=0)
+    record = effect_record(clean, steered, nulls, 0, 1, seed=0)
     assert record["baseline_rate"] == pytest.approx(4 / 20)
     assert record["steered_rate"] == pytest.approx(12 / 20)
     assert record["effect"] == pytest.approx(8 / 20)
-    assert record["p_value"] == pytest.approx((1 + 1) / 4)
+    assert record["p_value"] == pytest.approx((1 + 2) / 4)
     assert (record["n_null"], record["n_null_problems"], record["n_problems"]) == (3, 2, 4)
-    ones = np.ones(3)
-    assert effect_record(clean, steered, nulls, ones, 0, 1, seed=0)["p_value"] == 3 / 4
-    assert effect_record(clean, steered, nulls, ones, 0, -1, seed=0)["p_value"] == 3 / 4
+    assert effect_record(clean, steered, nulls, 0, -1, seed=0)["p_value"] == pytest.approx(3 / 4)
