@@ -10,7 +10,7 @@ from figures._parts import behavior_names, nothing, part
 
 
 def specificity_heatmap(results: Mapping[str, Any]) -> go.Figure:
-    """Change in the share of each behavior (columns) when each direction (rows) is added.
+    """Change in the rate of each behavior (columns) when each direction (rows) is added.
 
     Percentage points, base model; the diagonal is outlined, and a cell whose interval spans 0 (or
     has none) is veiled.
@@ -44,7 +44,7 @@ def specificity_heatmap(results: Mapping[str, Any]) -> go.Figure:
             zmax=limit,
             colorbar={
                 "title": {
-                    "text": "Change in share<br>(percentage points)",
+                    "text": "Change in rate<br>(percentage points)",
                     "side": "right",
                     "font": {"size": 14},
                 },

@@ -101,6 +101,7 @@ class CausalTest:
         self.progress = progress or Progress()
         self.kind, self.model, self.config, self.store = kind, model, config, store
         self.behaviors = list(config.behaviors)
+        self.readings = READINGS[kind]
         self.sign = 1 if kind == "addition" else -1
         self.units = layer_units(store, model.n_layers)
         befores = [
@@ -129,7 +130,9 @@ class CausalTest:
             np.array([np.isin(points.previous, list(kinds)) for kinds in self.after.values()])
             for points in (self.select, self.report)
         )
-        self.random = random_vectors(store, model.n_layers, config.n_random, config.seed)
+        self.random = random_vectors(
+            store, model.n_layers, self.readings, config.n_random, config.seed
+        )
         with self.progress.bar(f"{kind}: random directions", config.n_random) as advance:
             found = []
             for vectors in self.random:
@@ -184,7 +187,8 @@ class CausalTest:
     def _choose(self) -> dict[str, Trial]:
         n_layers, trials = self.model.n_layers, {}
         for i, b in enumerate(self.behaviors):
-            vectors = fitted_vectors(self.store, check_labels(self.store, b), n_layers)
+            y = check_labels(self.store, b)
+            vectors = fitted_vectors(self.store, y, n_layers, self.readings)
             found = self.effects(vectors)
             real = self.arm(f"real-{b}", vectors, self.means_of(found), i)
             trials[b] = Trial(found[..., i, self.select_at[i]], real)
@@ -196,7 +200,9 @@ class CausalTest:
         with self.progress.bar(f"{self.kind}: shuffled labels", self.config.n_shuffled) as advance:
             for n in range(self.config.n_shuffled):
                 seed = self.config.seed * 1000 + n
-                shuffled = shuffled_vectors(self.store, self.behaviors, n_layers, seed)
+                shuffled = shuffled_vectors(
+                    self.store, self.behaviors, n_layers, self.readings, seed
+                )
                 for i, (b, trial) in enumerate(trials.items()):
                     changed = self.mean_effects(shuffled[b])
                     label = f"shuffled-{n}-{b}"
@@ -234,7 +240,7 @@ class CausalTest:
     ) -> dict:
         seed, sign, use = self.config.seed, self.sign, trial.real.candidate
         nulls = [null[arm.name] for arm in trial.nulls]
-        read, contrast = READINGS[use.reading]
+        read, contrast = self.readings[use.reading]
         choice = self.report_at[i]
         null_proxies = np.array([proxies[arm.name][choice, i].mean() for arm in trial.nulls])
         record = effect_record(clean, steered, nulls, i, sign, seed) | {

@@ -13,11 +13,18 @@ from interp.errors import UserError
 from interp.models import mean_norm
 from probes import covariance_matched_directions, shuffle_labels
 
-READINGS = (("before", "rest"), ("before", "matched"))
+READINGS = {
+    "addition": (("before", "matched"),),
+    "ablation": (("before", "rest"), ("before", "matched")),
+}
 """Read position and contrast of the differences of means that stand for selection.
 
-`before` alone, which is where edits are made; reading the sentence itself (`mean`) gave directions
-with a tenth of the effect and so only more ways to be lucky."""
+Adding takes what sets the choice apart at its own place in the trace, and nothing of what merely
+says where in the trace one is; ablating may take out all that announces the behavior. `before` is
+where edits are made; directions read in the sentence itself had a tenth of the effect. More
+readings would be more ways to be lucky, for the nulls too.
+"""
+Readings = tuple[tuple[str, str], ...]
 N_FOLDS = 5
 MIN_SHARE = 0.005
 
@@ -72,7 +79,7 @@ def vector_and_unit(
 
 
 def fitted_vectors(
-    store: ActivationStore, y: np.ndarray, n_layers: int
+    store: ActivationStore, y: np.ndarray, n_layers: int, readings: Readings
 ) -> Float[Tensor, "reading layer d_model"]:
     """Directions of one behavior (`y` [segment]) for every reading and layer."""
     found = [
@@ -81,22 +88,22 @@ def fitted_vectors(
                 store[hook_name("resid_post", layer), read], y, contrast, store.previous
             )
         )
-        for read, contrast in READINGS
+        for read, contrast in readings
         for layer in range(n_layers)
     ]
-    return torch.stack(found).reshape(len(READINGS), n_layers, -1)
+    return torch.stack(found).reshape(len(readings), n_layers, -1)
 
 
 def shuffled_vectors(
-    store: ActivationStore, behaviors: list[str], n_layers: int, seed: int
+    store: ActivationStore, behaviors: list[str], n_layers: int, readings: Readings, seed: int
 ) -> dict[str, Float[Tensor, "reading layer d_model"]]:
     """What `fitted_vectors` finds when labels are shuffled inside every problem."""
     labels = shuffle_labels(store.labels, store.groups, seed)
-    return {b: fitted_vectors(store, labels == b, n_layers) for b in behaviors}
+    return {b: fitted_vectors(store, labels == b, n_layers, readings) for b in behaviors}
 
 
 def random_vectors(
-    store: ActivationStore, n_layers: int, n: int, seed: int
+    store: ActivationStore, n_layers: int, readings: Readings, n: int, seed: int
 ) -> Float[Tensor, "n reading layer d_model"]:
     """Random directions with the activations' own covariance within problems.
 
@@ -112,8 +119,8 @@ def random_vectors(
             seed,
             groups=slots if contrast == "matched" else store.groups,
         )
-        for read, contrast in READINGS
+        for read, contrast in readings
         for layer in range(n_layers)
     ]
-    shape = (n, len(READINGS), n_layers, -1)
+    shape = (n, len(readings), n_layers, -1)
     return torch.from_numpy(np.stack(found, 1)).float().reshape(shape)

@@ -14,8 +14,9 @@ from figures import FIGURES, theme
 CAPTIONS = {
     "causal_effects": (
         "What the directions do",
-        "Change of each behavior's rate in full generations on the report split. A point beyond "
-        "the gray bar does more than 95% of the null directions.",
+        "Change of each behavior's rate, the share of its chances that are taken, in full "
+        "generations on the report split. A point beyond the gray bar does more than 95% of the "
+        "null directions.",
     ),
     "layer_sweep": (
         "Where a behavior is read and where it is caused",
@@ -29,7 +30,7 @@ CAPTIONS = {
     ),
     "specificity_heatmap": (
         "What else a direction does",
-        "Change in the share of every behavior when one direction is added to the base model. "
+        "Change in the rate of every behavior when one direction is added to the base model. "
         "Outlined: the behavior it is meant for. Pale: the 95% interval spans 0.",
     ),
     "behavior_frequency": (

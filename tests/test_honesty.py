@@ -75,7 +75,7 @@ def test_causal_p_values_on_shuffled_labels_are_small_at_most_eight_percent_of_t
     i, choice = test.behaviors.index(behavior), test.report_at[test.behaviors.index(behavior)]
 
     def shuffled(seed):
-        vectors = shuffled_vectors(store, [behavior], n_layers, seed)[behavior]
+        vectors = shuffled_vectors(store, [behavior], n_layers, test.readings, seed)[behavior]
         return vectors, test.mean_effects(vectors)
 
     nulls = list(zip(test.random, test.random_effects, strict=True))
@@ -92,5 +92,5 @@ def test_causal_p_values_on_shuffled_labels_are_small_at_most_eight_percent_of_t
 
     meaningless = [p_value(*shuffled(1000 + seed)) for seed in range(200)]
     assert np.mean(np.array(meaningless) <= 0.05) <= 0.08
-    real = fitted_vectors(store, store.labels == behavior, n_layers)
+    real = fitted_vectors(store, store.labels == behavior, n_layers, test.readings)
     assert p_value(real, test.mean_effects(real)) <= 0.01
