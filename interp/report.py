@@ -102,7 +102,10 @@ def reading(results: Mapping[str, Any]) -> str:
     clauses = []
     for verdict, meaning in (
         ("causal", "the base model already carries a direction for {them}, which favors “when”"),
-        ("readable", "the base model represents {them}, but the direction does not drive {them}"),
+        (
+            "readable",
+            "the base model represents {them}, but the direction drives {them} no more than its null",
+        ),
         ("absent", "no direction for {them} was found in the base model, which favors “how”"),
     ):
         found = [
