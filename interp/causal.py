@@ -1,6 +1,6 @@
 """Does a direction cause its behavior? Selection by decision points, nulls through the same path."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from interp.interventions import Add, MeanAblate, intervene
 from interp.models import Model
 from interp.traces import generate
 from interp.types import Problem, Trace
-from probes import paired_bootstrap, paired_ratio_bootstrap, permutation_p_value
+from probes import Estimate, paired_bootstrap, paired_ratio_bootstrap, permutation_p_value
 
 DOSES = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Doses tried, in mean norms of the residual stream at the edited layer."""
@@ -120,7 +120,7 @@ def run_arms(
     problems: Sequence[Problem],
     arms: Sequence[Arm],
     annotator: str | Annotator,
-    after: Mapping[str, frozenset[str]],
+    after: Mapping[str, Set[str]],
     units: Sequence[float],
     means: Float[Tensor, "layer d_model"] | None,
     grade: Callable[[Problem, str], bool],
@@ -160,7 +160,7 @@ def count(
     model: Model,
     traces: Sequence[Trace],
     annotator: str | Annotator,
-    after: Mapping[str, frozenset[str]],
+    after: Mapping[str, Set[str]],
 ) -> ArmResult:
     """Count each behavior's chances and how many were taken, in one trace per problem.
 
@@ -177,6 +177,15 @@ def count(
     return ArmResult(taken, chances, np.array([float(t.correct) for t in traces]))
 
 
+def rate_change(clean: ArmResult, steered: ArmResult, behavior: int, seed: int) -> Estimate:
+    """Steered minus clean rate of one behavior; where there was no chance, the rate is 0."""
+    parts = []
+    for result in (steered, clean):
+        chances = result.chances[behavior]
+        parts += [result.taken[behavior], chances if chances.any() else np.ones_like(chances)]
+    return paired_ratio_bootstrap(*parts, seed=seed)
+
+
 def effect_record(
     clean: ArmResult,
     steered: ArmResult,
@@ -190,13 +199,7 @@ def effect_record(
     The effect and its interval are over all problems; the p-value compares the direction with the
     nulls on the problems that the nulls ran on.
     """
-    estimate = paired_ratio_bootstrap(
-        steered.taken[behavior],
-        steered.chances[behavior],
-        clean.taken[behavior],
-        clean.chances[behavior],
-        seed=seed,
-    )
+    estimate = rate_change(clean, steered, behavior, seed)
     n = len(nulls[0].correct)
     null = np.array([r.rate(behavior) - clean.rate(behavior, n) for r in nulls])
     observed = steered.rate(behavior, n) - clean.rate(behavior, n)

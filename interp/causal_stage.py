@@ -22,6 +22,7 @@ from interp.causal import (
     effect_record,
     effects,
     proxy_record,
+    rate_change,
     run_arms,
     spread,
 )
@@ -42,7 +43,7 @@ from interp.readings import (
 from interp.runs import Run, write_json
 from interp.tasks import Countdown
 from interp.types import Trace
-from probes import paired_bootstrap, paired_ratio_bootstrap
+from probes import paired_bootstrap
 
 EDITS_PER_BATCH = 48
 
@@ -125,7 +126,12 @@ class CausalTest:
             )
             for split in ("select", "report")
         )
-        self.after = choices(store, self.behaviors)
+        # Where this model never comes to a place of choice, any place is as good.
+        own = {str(kind) for points in (self.select, self.report) for kind in points.previous}
+        self.after = {
+            b: kinds if all(kinds & {*p.previous} for p in (self.select, self.report)) else own
+            for b, kinds in choices(store, self.behaviors).items()
+        }
         self.select_at, self.report_at = (
             np.array([np.isin(points.previous, list(kinds)) for kinds in self.after.values()])
             for points in (self.select, self.report)
@@ -299,10 +305,7 @@ class CausalTest:
     def _specificity(self, clean, steered) -> dict:
         found = {}
         for j, other in enumerate(self.behaviors):
-            e = paired_ratio_bootstrap(
-                steered.taken[j], steered.chances[j], clean.taken[j], clean.chances[j],
-                seed=self.config.seed,
-            )  # fmt: skip
+            e = rate_change(clean, steered, j, self.config.seed)
             found[other] = {"effect": e.value, "ci": [e.ci.low, e.ci.high]}
         return found
 

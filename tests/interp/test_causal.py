@@ -16,6 +16,7 @@ from interp.causal import (
     edited,
     effect_record,
     effects,
+    rate_change,
     run_arms,
     spread,
 )
@@ -183,3 +184,9 @@ def test_an_effect_is_the_change_of_the_rate_and_p_counts_nulls_at_least_as_stro
     assert record["p_value"] == pytest.approx((1 + 2) / 4)
     assert (record["n_null"], record["n_null_problems"], record["n_problems"]) == (3, 2, 4)
     assert effect_record(clean, steered, nulls, 0, -1, seed=0)["p_value"] == pytest.approx(3 / 4)
+
+
+def test_without_a_chance_a_rate_is_zero():
+    never, sometimes = result([0, 0, 0], [0, 0, 0]), result([1, 0, 1], [2, 2, 0])
+    assert rate_change(never, sometimes, 0, seed=0).value == pytest.approx(2 / 4)
+    assert rate_change(sometimes, never, 0, seed=0).value == pytest.approx(-2 / 4)
