@@ -32,7 +32,7 @@ def export(
     Raises:
         ValueError: for a format that is not one of `FORMATS`, or results of another schema.
         NoBrowser: when images are asked for and no browser could be started. By then the HTML
-            files asked for are written.
+            files are written, asked for or not.
     """
     asked = list(dict.fromkeys(formats))
     for name in asked:
@@ -50,7 +50,12 @@ def export(
         if kind != "html"
     }
     if images:
-        _write_images(images)
+        try:
+            _write_images(images)
+        except NoBrowser:
+            if not pages:
+                _write_pages(drawn, folder)
+            raise
     return [*pages, *images]
 
 
@@ -90,7 +95,7 @@ def _write_images(images: Mapping[Path, go.Figure]) -> None:
     except (BrowserFailedError, ChromeNotFoundError) as error:
         kinds = ", ".join(sorted({path.suffix[1:] for path in images}))
         raise NoBrowser(
-            f"No {kinds} was written because no Chrome or Chromium could be started: install "
-            "chromium, run `plotly_get_chrome`, or set BROWSER_PATH to a browser; the html "
-            "format needs none."
+            f"No {kinds} was written because no Chrome or Chromium could be started; the figures are "
+            "there as html. For images install chromium, run `plotly_get_chrome`, or set "
+            "BROWSER_PATH to a browser."
         ) from error

@@ -41,6 +41,7 @@ _GRAMMAR = {
     "verification": rf"check {_N} is (not )?{_N} \.",
     "backtracking": r"no , go back \.",
     "uncertainty-estimation": r"hmm , not sure \.",
+    "adding-knowledge": rf"note {_N} is (even|odd) \.",
     "final-answer": rf"answer {_N} [-+*] {_N} [-+*] {_N} \.",
 }
 
@@ -76,7 +77,7 @@ def annotate_keywords(sentences: Sequence[str]) -> list[str | None]:
     The keywords gather what the field counts as reflection markers: "wait"/"hmm"/"alternatively"
     (Ward et al. 2507.12638; SEAL, Chen et al. 2504.07986) and the sentence types of Venhoff et al.
     2506.18167. A rough instrument: measure its agreement with a better annotator by
-    `sklearn.metrics.cohen_kappa_score` before you trust it.
+    `agreement` before you trust it.
     """
     return [_first_match(sentence.strip(), _KEYWORD_PATTERNS) for sentence in sentences]
 

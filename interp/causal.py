@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,83 +14,140 @@ from interp.behaviors import Annotator, annotate, segment
 from interp.decisions import DecisionPoints
 from interp.interventions import Add, MeanAblate, intervene
 from interp.models import Model
-from interp.traces import generate
+from interp.traces import MAX_NEW_TOKENS, generate
 from interp.types import Problem, Trace
-from probes import Estimate, paired_bootstrap, paired_ratio_bootstrap, permutation_p_value
+from probes import paired_ratio_bootstrap, permutation_p_value
 
 DOSES = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Doses tried, in mean norms of the residual stream at the edited layer."""
+MAX_STRENGTH = 2.0
+"""Strength at which an ablation mirrors the component: more would blow it up from layer to layer."""
+EDITS_PER_BATCH = 48
 MIN_SPREAD = 0.02
 """Smallest spread that effects are divided by: less is not told from sampling noise."""
+MIN_PROBLEMS = 5
+"""Problems that must carry a statistic before its interval is resampled."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to use a direction: which of its readings, at which layer, at which dose."""
+    """One way to use a direction: which of its readings, at which layer, at which dose.
+
+    The dose of an ablation is the mean size of its change at `layer`; `strength` scales it.
+    """
 
     reading: int
     layer: int
     dose: float
+    strength: float = 1.0
 
 
-def edited(
+def changes(
     points: DecisionPoints,
     layer: int,
-    vector: Float[Tensor, " d_model"],
-    doses: Sequence[float],
-    units: Sequence[float],
+    vectors: Float[Tensor, "edit d_model"],
+    amounts: Float[Tensor, " edit"],
     means: Float[Tensor, "layer d_model"] | None,
-) -> Float[Tensor, "dose point d_model"]:
-    """The residual stream at the points with the vector added at each dose.
+) -> Float[Tensor, "edit point behavior"]:
+    """Change of every behavior's probability at the points under each of several edits.
 
-    With `means`, the component along the vector is reset to the mean's instead, which has one dose.
+    Without `means`, `amounts` x the unit vector is added at the layer. With them, the component
+    along the vector is moved to the mean's at the layer and at all above, by `amounts` as strength.
     """
-    unit, resid = vector / vector.norm().clamp_min(1e-12), points.resid[layer]
+    unit = (vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12))[:, None]
+    scale = amounts[:, None, None]
     if means is None:
-        lengths = torch.tensor(doses, device=resid.device) * units[layer]
-        return resid + lengths[:, None, None] * unit
-    return (resid + ((means[layer] - resid) @ unit)[:, None] * unit)[None]
+        return points.probabilities(layer, points.resid[layer] + scale * unit) - points.clean
+
+    def ablate(
+        k: int, resid: Float[Tensor, "edit point d_model"]
+    ) -> Float[Tensor, "edit point d_model"]:
+        return resid + scale * ((means[k] - resid) * unit).sum(-1, keepdim=True) * unit
+
+    clean = points.resid[layer].expand(len(vectors), -1, -1)
+    return points.probabilities(layer, ablate(layer, clean), ablate) - points.clean
 
 
 def effects(
     points: DecisionPoints,
-    vectors: Float[Tensor, "reading layer d_model"],
-    units: Sequence[float],
+    vectors: Float[Tensor, "direction reading layer d_model"],
+    amounts: Float[Tensor, "direction reading layer use"],
     means: Float[Tensor, "layer d_model"] | None,
-) -> Float[np.ndarray, "reading layer dose behavior point"]:
-    """Change of every behavior's probability at the points, for every way to use the vectors."""
-    layers = []
-    for layer in range(vectors.shape[1]):
-        rows = [edited(points, layer, v, DOSES, units, means) for v in vectors[:, layer]]
-        changed = points.probabilities(layer, torch.cat(rows)) - points.clean
-        layers.append(changed.unflatten(0, (len(vectors), -1)))
-    return torch.stack(layers, 1).transpose(-1, -2).cpu().numpy()
+) -> Float[np.ndarray, "direction reading layer use behavior point"]:
+    """`changes` for every reading, layer and amount of several directions."""
+    n, n_readings, n_layers, n_uses = amounts.shape
+    found = []
+    for layer in range(n_layers):
+        edits = repeat(vectors[:, :, layer], "n r d -> (n r u) d", u=n_uses)
+        parts = zip(
+            edits.split(EDITS_PER_BATCH),
+            amounts[:, :, layer].flatten().split(EDITS_PER_BATCH),
+            strict=True,
+        )
+        rows = torch.cat([changes(points, layer, v, a, means) for v, a in parts])
+        found.append(rearrange(rows, "(n r u) p b -> n r u b p", n=n, r=n_readings))
+    return rearrange(found, "l n r u b p -> n r l u b p").cpu().numpy()
+
+
+def sizes(
+    points: DecisionPoints,
+    vectors: Float[Tensor, "direction reading layer d_model"],
+    units: Sequence[float],
+    means: Float[Tensor, "layer d_model"],
+) -> Float[Tensor, "direction reading layer"]:
+    """Mean size, in `units`, of the change that resetting to the means makes at each layer."""
+    found = []
+    for layer, unit in enumerate(units):
+        v = vectors[:, :, layer]
+        v = v / v.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        gap = means[layer] - points.resid[layer]
+        found.append((v @ gap.T).abs().mean(-1) / unit)
+    return torch.stack(found, -1)
 
 
 def spread(
-    effects: Float[np.ndarray, "direction reading layer dose behavior"],
-) -> Float[np.ndarray, "reading layer dose behavior"]:
+    effects: Float[np.ndarray, "direction reading layer use behavior"],
+) -> Float[np.ndarray, "reading layer use behavior"]:
     """Root mean square effect of random directions in every use of them, at least `MIN_SPREAD`."""
     return np.maximum(np.sqrt((effects**2).mean(0)), MIN_SPREAD)
 
 
+def specific(
+    changes: Float[np.ndarray, "*any behavior"], behavior: int, sign: int
+) -> Float[np.ndarray, "*any"]:
+    """Change of one behavior beyond the largest change that any other makes in the same direction.
+
+    Positive where it goes as `sign` says. An edit that breaks the model, or says where in the trace
+    one is, moves several behaviors alike; a rival that gives way is no damage.
+    """
+    others = (sign * np.delete(changes, behavior, -1)).max(-1, initial=0)
+    return sign * changes[..., behavior] - others
+
+
 def choose(
-    effects: Float[np.ndarray, "reading layer dose behavior"],
-    spreads: Float[np.ndarray, "reading layer dose behavior"],
+    effects: Float[np.ndarray, "reading layer use behavior"],
     behavior: int,
     sign: int,
-) -> Candidate:
-    """How to use a direction: where its effect stands out most from that of random directions.
+    spreads: Float[np.ndarray, "reading layer use behavior"] | None = None,
+    use: int | None = None,
+) -> tuple[int, int, int]:
+    """Reading, layer and amount by which a direction's effect is most specific.
 
-    Of the uses with at least a third of the largest effect, the one with the largest effect in
-    units of `spreads` is taken (a studentized maximum, Westfall & Young 1993), because any large
-    push moves a lot, above all near the logits. Nulls choose by the same rule.
+    The amount (`use`) is the smallest that brings half of the largest `specific` effect, unless it
+    is given. With `spreads`, of the readings and layers with at least a third of
+    the largest specific effect the one with the largest in units of `spreads` is taken (a
+    studentized maximum, Westfall & Young 1993), because near the logits all additions move much.
     """
-    own = sign * effects[..., behavior]
-    works = own >= own.max() - abs(own.max()) * 2 / 3
-    standing = np.where(works, own / spreads[..., behavior], -np.inf)
-    reading, layer, place = map(int, np.unravel_index(int(standing.argmax()), own.shape))
-    return Candidate(reading, layer, DOSES[place] if own.shape[2] > 1 else 0.0)
+    score = specific(effects, behavior, sign)
+    if use is None:
+        best = score.max((0, 1))
+        use = int(np.argmax(best >= best.max() - abs(best.max()) / 2))
+    score = score[..., use]
+    if spreads is not None:
+        works = score >= score.max() - abs(score.max()) * 2 / 3
+        score = np.where(works, score / spreads[..., use, behavior], -np.inf)
+    reading, layer = np.unravel_index(int(score.argmax()), score.shape)
+    return int(reading), int(layer), use
 
 
 @dataclass(frozen=True)
@@ -109,10 +167,13 @@ class ArmResult:
     chances: Float[np.ndarray, "behavior problem"]
     correct: Float[np.ndarray, " problem"]
 
-    def rate(self, behavior: int, n: int | None = None) -> float:
-        """Share of the behavior's chances that were taken, over the first `n` problems."""
-        chances = self.chances[behavior, :n].sum()
-        return float(self.taken[behavior, :n].sum() / max(1.0, chances))
+    def rate(self, behavior: int) -> float:
+        """Share of the behavior's chances that were taken."""
+        return float(self.rates()[behavior])
+
+    def rates(self) -> Float[np.ndarray, " behavior"]:
+        """`rate` of every behavior."""
+        return self.taken.sum(1) / np.maximum(1.0, self.chances.sum(1))
 
 
 def run_arms(
@@ -127,12 +188,13 @@ def run_arms(
     seed: int,
     advance: Callable[[int], None] = lambda n: None,
     rows_per_batch: int = 1024,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> dict[str, ArmResult]:
     """Generate every arm's traces on the same problems with the same draws.
 
     Arms that edit the same layer share batches, each row with its own vector and dose. With
-    `means`, arms ablate; without, they add. Arms are numbered by row, so results do not depend on
-    the batching.
+    `means`, arms ablate at their layer and all above; without, they add. Arms are numbered by row,
+    so results do not depend on the batching.
     """
     results: dict[str, ArmResult] = {}
     per_batch = max(1, rows_per_batch // len(problems))
@@ -145,10 +207,23 @@ def run_arms(
                 doses = torch.tensor([arm.candidate.dose for arm in batch])
                 edit = Add(vectors, layer, doses.repeat_interleave(len(problems)), units[layer])
             else:
-                edit = MeanAblate(vectors, {layer: means[layer]}, at="starts")
+                strengths = torch.tensor([arm.candidate.strength for arm in batch])
+                edit = MeanAblate(
+                    vectors,
+                    {k: means[k] for k in range(layer, len(means))},
+                    at="starts",
+                    strength=strengths.repeat_interleave(len(problems)),
+                )
             asked = list(problems) * len(batch)
             with intervene(model, edit):
-                traces = generate(model, asked, grade, seed=seed, batch_size=len(asked))
+                traces = generate(
+                    model,
+                    asked,
+                    grade,
+                    seed=seed,
+                    batch_size=len(asked),
+                    max_new_tokens=max_new_tokens,
+                )
             for i, arm in enumerate(batch):
                 part = traces[i * len(problems) : (i + 1) * len(problems)]
                 results[arm.name] = count(model, part, annotator, after)
@@ -177,18 +252,27 @@ def count(
     return ArmResult(taken, chances, np.array([float(t.correct) for t in traces]))
 
 
-def rate_change(clean: ArmResult, steered: ArmResult, behavior: int, seed: int) -> Estimate:
-    """Steered minus clean rate of one behavior; where there was no chance, the rate is 0."""
-    parts = []
+def rate_change(clean: ArmResult, steered: ArmResult, behavior: int, seed: int) -> dict:
+    """Steered minus clean rate of one behavior as `{effect, ci}`; without a chance a rate is 0.
+
+    The interval is None where chances are in fewer than `MIN_PROBLEMS` problems: too few to resample.
+    """
+    parts, few = [], False
     for result in (steered, clean):
         chances = result.chances[behavior]
+        few |= 0 < np.count_nonzero(chances) < MIN_PROBLEMS
         parts += [result.taken[behavior], chances if chances.any() else np.ones_like(chances)]
-    return paired_ratio_bootstrap(*parts, seed=seed)
+    if few:
+        return {"effect": steered.rate(behavior) - clean.rate(behavior), "ci": None}
+    found = paired_ratio_bootstrap(*parts, seed=seed)
+    return {"effect": found.value, "ci": [found.ci.low, found.ci.high]}
 
 
 def effect_record(
     clean: ArmResult,
     steered: ArmResult,
+    null_clean: ArmResult,
+    null_steered: ArmResult,
     nulls: Sequence[ArmResult],
     behavior: int,
     sign: int,
@@ -196,35 +280,36 @@ def effect_record(
 ) -> dict:
     """One behavior's causal effect by full generation, beside its nulls.
 
-    The effect and its interval are over all problems; the p-value compares the direction with the
-    nulls on the problems that the nulls ran on.
+    The effect and its interval are over all problems. The p-value compares `specific` effects:
+    that of `null_steered`, the direction on the problems that the nulls ran on, and the nulls'.
     """
-    estimate = rate_change(clean, steered, behavior, seed)
-    n = len(nulls[0].correct)
-    null = np.array([r.rate(behavior) - clean.rate(behavior, n) for r in nulls])
-    observed = steered.rate(behavior, n) - clean.rate(behavior, n)
+    base = null_clean.rates()
+    null = np.array([r.rates() - base for r in nulls])
     return {
         "baseline_rate": clean.rate(behavior),
         "steered_rate": steered.rate(behavior),
-        "effect": estimate.value,
-        "ci": [estimate.ci.low, estimate.ci.high],
-        "null_q05": float(np.quantile(null, 0.05)),
-        "null_q95": float(np.quantile(null, 0.95)),
-        "p_value": permutation_p_value(observed, null, "greater" if sign > 0 else "less"),
-        "n_null": len(null),
+        "baseline_chances": int(clean.chances[behavior].sum()),
+        "steered_chances": int(steered.chances[behavior].sum()),
+        **rate_change(clean, steered, behavior, seed),
+        **beside_null(null_steered.rates() - base, null, behavior, sign),
         "n_problems": len(clean.correct),
-        "n_null_problems": n,
+        "n_null_problems": len(null_clean.correct),
     }
 
 
-def proxy_record(real: np.ndarray, null: np.ndarray, sign: int, groups, seed: int) -> dict:
-    """The same effect by decision points: mean change of probability, with its nulls."""
-    estimate = paired_bootstrap(real, np.zeros_like(real), groups, seed=seed)
+def beside_null(
+    observed: Float[np.ndarray, " behavior"],
+    null: Float[np.ndarray, "null behavior"],
+    behavior: int,
+    sign: int,
+) -> dict:
+    """A behavior's changes under null directions, and the p-value of its specific effect."""
+    score, scores = specific(observed, behavior, sign), specific(null, behavior, sign)
     return {
-        "effect": estimate.value,
-        "ci": [estimate.ci.low, estimate.ci.high],
-        "null_q05": float(np.quantile(null, 0.05)),
-        "null_q95": float(np.quantile(null, 0.95)),
-        "p_value": permutation_p_value(float(real.mean()), null, "greater" if sign > 0 else "less"),
+        "null_q05": float(np.quantile(null[:, behavior], 0.05)),
+        "null_q95": float(np.quantile(null[:, behavior], 0.95)),
+        "specific_effect": float(score),
+        "specific_null_q95": float(np.quantile(scores, 0.95)),
+        "p_value": permutation_p_value(float(score), scores),
         "n_null": len(null),
     }

@@ -13,17 +13,20 @@ from torch import Tensor
 from interp.activations import ActivationStore, hook_name
 from interp.causal import (
     DOSES,
+    EDITS_PER_BATCH,
+    MAX_STRENGTH,
     Arm,
     ArmResult,
     Candidate,
+    beside_null,
+    changes,
     choose,
     count,
-    edited,
     effect_record,
     effects,
-    proxy_record,
     rate_change,
     run_arms,
+    sizes,
     spread,
 )
 from interp.config import Config, Material
@@ -38,14 +41,14 @@ from interp.readings import (
     fitted_vectors,
     layer_units,
     random_vectors,
+    residuals,
     shuffled_vectors,
 )
 from interp.runs import Run, write_json
 from interp.tasks import Countdown
+from interp.traces import MAX_NEW_TOKENS, generate
 from interp.types import Trace
 from probes import paired_bootstrap
-
-EDITS_PER_BATCH = 48
 
 
 def run_stage(
@@ -74,14 +77,19 @@ def run_stage(
     return json.loads((run.stage("causal", fingerprints, work) / "causal.json").read_text())
 
 
+DIRECTIONS_PER_BATCH = 8
+NULL_NEW_TOKENS = 90
+"""Length of the traces that p-values compare: most clean ones end before, loops go on for ever."""
+
+
 @dataclass
 class Trial:
     """One behavior on trial: the arms of its direction and of its nulls, each with its own use.
 
-    `effects` [reading, layer, dose, point] are the direction's on the select points.
+    `effects` [reading, layer, use, point] are the direction's on the select points.
     """
 
-    effects: Float[np.ndarray, "reading layer dose point"]
+    effects: Float[np.ndarray, "reading layer use point"]
     real: Arm
     nulls: list[Arm] = field(default_factory=list)
 
@@ -102,7 +110,6 @@ class CausalTest:
         self.progress = progress or Progress()
         self.kind, self.model, self.config, self.store = kind, model, config, store
         self.behaviors = list(config.behaviors)
-        self.readings = READINGS[kind]
         self.sign = 1 if kind == "addition" else -1
         self.units = layer_units(store, model.n_layers)
         befores = [
@@ -136,130 +143,195 @@ class CausalTest:
             np.array([np.isin(points.previous, list(kinds)) for kinds in self.after.values()])
             for points in (self.select, self.report)
         )
-        self.random = random_vectors(
-            store, model.n_layers, self.readings, config.n_random, config.seed
-        )
-        with self.progress.bar(f"{kind}: random directions", config.n_random) as advance:
-            found = []
-            for vectors in self.random:
-                found.append(self.mean_effects(vectors))
-                advance(1)
-        self.random_effects = np.array(found)
-        self.spreads = spread(self.random_effects)
+        self.draw_nulls(store)
+
+    def draw_nulls(self, store: ActivationStore) -> None:
+        """Draw the random directions, from what is left of activations when labels are explained."""
+        config, n_layers = self.config, self.model.n_layers
+        self.noise = residuals(store, n_layers)
+        self.random = random_vectors(self.noise, n_layers, READINGS, config.n_random, config.seed)
+        self.random_effects = self.spreads = None
+        if self.means is None:  # the same for every behavior, unlike ablations of a given size
+            self.random_effects = self.scan(self.random, "random directions")
+            self.spreads = spread(self.random_effects)
 
     def effects(
-        self, vectors: Float[Tensor, "reading layer d_model"]
-    ) -> Float[np.ndarray, "reading layer dose behavior point"]:
-        """Change of every behavior's probability at the select points, for every use."""
-        return effects(self.select, vectors.to(self.model.device), self.units, self.means)
+        self, vectors: Float[Tensor, "direction reading layer d_model"], dose: float | None = None
+    ) -> tuple[
+        Float[np.ndarray, "direction reading layer use behavior point"],
+        Float[Tensor, "direction reading layer use"],
+    ]:
+        """Change of every behavior's probability at the select points for every use, and amounts.
 
-    def mean_effects(
-        self, vectors: Float[Tensor, "reading layer d_model"]
-    ) -> Float[np.ndarray, "reading layer dose behavior"]:
-        """Means of `effects` over the points at which the behavior is a choice."""
-        return self.means_of(self.effects(vectors))
+        Additions are scored at every one of `DOSES`. Ablations reset their component, or change as
+        much as `dose` says.
+        """
+        vectors = vectors.to(self.model.device)
+        shape = (*vectors.shape[:3], 1)
+        if self.means is None:
+            lengths = torch.tensor(DOSES) * torch.tensor(self.units)[:, None]
+            amounts = lengths.expand(*shape[:2], -1, -1)
+        elif dose is None:
+            amounts = torch.ones(shape)
+        else:
+            amounts = dose / sizes(self.select, vectors, self.units, self.means)[..., None]
+            amounts = amounts.clamp_max(MAX_STRENGTH)
+        amounts = amounts.to(vectors)
+        return effects(self.select, vectors, amounts, self.means), amounts
 
     def means_of(
-        self, effects: Float[np.ndarray, "reading layer dose behavior point"]
-    ) -> Float[np.ndarray, "reading layer dose behavior"]:
+        self, effects: Float[np.ndarray, "*direction reading layer use behavior point"]
+    ) -> Float[np.ndarray, "*direction reading layer use behavior"]:
         """Means of select effects over the points at which the behavior is a choice."""
         weights = self.select_at / self.select_at.sum(1, keepdims=True).clip(1)
-        return np.einsum("rldbp,bp->rldb", effects, weights)
+        return np.einsum("...bp,bp->...b", effects, weights)
+
+    def scan(
+        self, vectors: Float[Tensor, "direction reading layer d_model"], what: str
+    ) -> Float[np.ndarray, "direction reading layer use behavior"]:
+        """Mean select effects of many directions, with a progress bar."""
+        found = []
+        with self.progress.bar(f"{self.kind}: {what}", len(vectors)) as advance:
+            for part in vectors.split(DIRECTIONS_PER_BATCH):
+                found.append(self.means_of(self.effects(part)[0]))
+                advance(len(part))
+        return np.concatenate(found)
 
     def arm(
+        self, label: str, vectors: Float[Tensor, "reading layer d_model"], behavior: int
+    ) -> tuple[Arm, Float[np.ndarray, "reading layer use behavior point"]]:
+        """The direction on trial with the use that suits `behavior` best, and its select effects."""
+        found, _ = self.effects(vectors[None])
+        reading, layer, use = choose(self.means_of(found[0]), behavior, self.sign, self.spreads)
+        if self.means is None:
+            dose = DOSES[use]
+        else:
+            size = sizes(self.select, vectors[None].to(self.means), self.units, self.means)
+            dose = float(size[0, reading, layer])
+        candidate = Candidate(reading, layer, dose)
+        return _named(label, vectors, candidate), found[0]
+
+    def null_arms(
         self,
         label: str,
-        vectors: Float[Tensor, "reading layer d_model"],
-        effects: Float[np.ndarray, "reading layer dose behavior"],
+        vectors: Float[Tensor, "direction reading layer d_model"],
         behavior: int,
-    ) -> Arm:
-        """The vectors with the use that suits `behavior` best; the name tells both."""
-        use = choose(effects, self.spreads, behavior, self.sign)
-        name = f"{label}/{use.reading}/{use.layer}/{use.dose}"
-        return Arm(name, vectors[use.reading, use.layer], use)
+        dose: float,
+        effects: Float[np.ndarray, "direction reading layer use behavior"] | None = None,
+    ) -> list[Arm]:
+        """Null directions at the dose of the one on trial, each with the use that suits it best.
+
+        `effects` may give their select effects where these are known.
+        """
+        arms, amounts = [], None
+        if effects is None:
+            parts = [self.effects(v, dose) for v in vectors.split(DIRECTIONS_PER_BATCH)]
+            effects = np.concatenate([self.means_of(found) for found, _ in parts])
+            amounts = torch.cat([part for _, part in parts])
+        use = DOSES.index(dose) if self.means is None else 0
+        for n, v in enumerate(vectors):
+            reading, layer, _ = choose(effects[n], behavior, self.sign, self.spreads, use)
+            strength = 1.0
+            if self.means is not None and amounts is not None:
+                strength = float(amounts[n, reading, layer, 0])
+            candidate = Candidate(reading, layer, dose, strength)
+            arms.append(_named(f"{label}-{n}", v, candidate))
+        return arms
 
     def run(self) -> dict:
         """Select, evaluate by decision points, and confirm by generation; one entry a behavior."""
         trials = self._choose()
         arms = {arm.name: arm for t in trials.values() for arm in (t.real, *t.nulls)}
-        full, null = self._generate(trials, arms)
-        clean = count(self.model, self.clean_traces, self.config.annotator, self.after)
+        full, few = self._generate(trials, arms)
         proxies = self.proxies(arms.values())
         return {
-            b: self._entry(i, trial, clean, full[trial.real.name], null, proxies)
+            b: self._entry(i, trial, full, few, proxies)
             for i, (b, trial) in enumerate(trials.items())
         }
 
     def _choose(self) -> dict[str, Trial]:
-        n_layers, trials = self.model.n_layers, {}
-        for i, b in enumerate(self.behaviors):
-            y = check_labels(self.store, b)
-            vectors = fitted_vectors(self.store, y, n_layers, self.readings)
-            found = self.effects(vectors)
-            real = self.arm(f"real-{b}", vectors, self.means_of(found), i)
-            trials[b] = Trial(found[..., i, self.select_at[i]], real)
-            for n, (random, changed) in enumerate(
-                zip(self.random, self.random_effects, strict=True)
-            ):
-                arm = self.arm(f"random-{n}", random, changed, i)
-                trials[b].nulls.append(arm)
-        with self.progress.bar(f"{self.kind}: shuffled labels", self.config.n_shuffled) as advance:
-            for n in range(self.config.n_shuffled):
-                seed = self.config.seed * 1000 + n
-                shuffled = shuffled_vectors(
-                    self.store, self.behaviors, n_layers, self.readings, seed
-                )
-                for i, (b, trial) in enumerate(trials.items()):
-                    changed = self.mean_effects(shuffled[b])
-                    label = f"shuffled-{n}-{b}"
-                    trial.nulls.append(self.arm(label, shuffled[b], changed, i))
+        n_layers, config, trials = self.model.n_layers, self.config, {}
+        seeds = [config.seed * 1000 + n for n in range(config.n_shuffled)]
+        shuffled = [
+            shuffled_vectors(self.noise, self.behaviors, n_layers, READINGS, seed) for seed in seeds
+        ]
+        with self.progress.bar(f"{self.kind}: selection", len(self.behaviors)) as advance:
+            for i, b in enumerate(self.behaviors):
+                y = check_labels(self.store, b)
+                vectors = fitted_vectors(self.store, y, n_layers, READINGS)
+                real, found = self.arm(f"real-{b}", vectors, i)
+                dose = real.candidate.dose
+                nulls = self.null_arms("random", self.random, i, dose, self.random_effects)
+                if shuffled:
+                    same = torch.stack([vectors[b] for vectors in shuffled])
+                    nulls += self.null_arms(f"shuffled-{b}", same, i, dose)
+                trials[b] = Trial(found[..., i, self.select_at[i]], real, nulls)
                 advance(1)
         return trials
 
     def _generate(
         self, trials: dict[str, Trial], arms: dict[str, Arm]
     ) -> tuple[dict[str, ArmResult], dict[str, ArmResult]]:
-        """The directions' results on all report problems, the nulls' on the first of them."""
+        """The directions' results on all report problems, and every arm's on the first of them.
+
+        The second are for the p-value: fewer problems and shorter traces, alike for all. The name
+        "clean" stands for the unedited model.
+        """
         config, task = self.config, Countdown()
         problems = {p.id: p for p in task.problems()}
         report = [problems[t.problem_id] for t in self.clean_traces]
-        real = {trial.real.name: trial.real for trial in trials.values()}
-        null = {name: arm for name, arm in arms.items() if name not in real}
-        with self.progress.bar(f"{self.kind}: generation", len(arms)) as advance:
+        real = [trial.real for trial in trials.values()]
+        total = len(real) + len(arms)
+        with self.progress.bar(f"{self.kind}: generation", total) as advance:
             full, few = (
                 run_arms(
-                    self.model, on, list(wanted.values()), config.annotator, self.after, self.units,
-                    self.means, task.grade, config.seed, advance,
+                    self.model, on, wanted, config.annotator, self.after, self.units, self.means,
+                    task.grade, config.seed, advance, max_new_tokens=most,
                 )
-                for wanted, on in ((real, report), (null, report[: config.n_null_problems]))
+                for wanted, on, most in (
+                    (real, report, MAX_NEW_TOKENS),
+                    (list(arms.values()), report[: config.n_null_problems], NULL_NEW_TOKENS),
+                )
             )  # fmt: skip
+        short = generate(
+            self.model,
+            report[: config.n_null_problems],
+            seed=config.seed,
+            max_new_tokens=NULL_NEW_TOKENS,
+        )
+        for results, traces in ((full, self.clean_traces), (few, short)):
+            results["clean"] = count(self.model, traces, config.annotator, self.after)
         return full, few
 
     def _entry(
         self,
         i: int,
         trial: Trial,
-        clean: ArmResult,
-        steered: ArmResult,
-        null: dict[str, ArmResult],
+        full: dict[str, ArmResult],
+        few: dict[str, ArmResult],
         proxies: dict[str, np.ndarray],
     ) -> dict:
+        name = trial.real.name
+        clean, steered = full["clean"], full[name]
         seed, sign, use = self.config.seed, self.sign, trial.real.candidate
-        nulls = [null[arm.name] for arm in trial.nulls]
-        read, contrast = self.readings[use.reading]
-        choice = self.report_at[i]
-        null_proxies = np.array([proxies[arm.name][choice, i].mean() for arm in trial.nulls])
-        record = effect_record(clean, steered, nulls, i, sign, seed) | {
+        nulls = [few[arm.name] for arm in trial.nulls]
+        read, contrast = READINGS[use.reading]
+        points = proxies[name][self.report_at[i], i]
+        null_proxies = np.stack([self.at_report(proxies[arm.name]) for arm in trial.nulls])
+        seen = self.at_report(proxies[name])
+        estimate = paired_bootstrap(
+            points, np.zeros_like(points), self.report.groups[self.report_at[i]], seed=seed
+        )
+        record = effect_record(clean, steered, few["clean"], few[name], nulls, i, sign, seed) | {
             "layer": use.layer,
             "position": read,
             "contrast": contrast,
-            "proxy": proxy_record(
-                proxies[trial.real.name][choice, i],
-                null_proxies,
-                sign,
-                self.report.groups[choice],
-                seed,
-            ),
+            "choice_after": sorted(self.after[self.behaviors[i]]),
+            "proxy": {
+                "effect": estimate.value,
+                "ci": [estimate.ci.low, estimate.ci.high],
+                **beside_null(seen, null_proxies, i, sign),
+            },
         }
         groups = [t.problem_id for t in self.clean_traces]
         change = paired_bootstrap(steered.correct, clean.correct, groups, seed=seed)
@@ -267,8 +339,15 @@ class CausalTest:
         if self.kind == "ablation":
             rate = record["baseline_rate"]
             removed = -record["effect"] / rate if rate else None
-            more = {"kind": "mean", "accuracy_effect": accuracy_effect, "removed_share": removed}
+            more = {
+                "kind": "mean",
+                "dose": use.dose,
+                "accuracy_effect": accuracy_effect,
+                "removed_share": removed,
+                "specificity": self._specificity(clean, steered),
+            }
             return {"ablation": record | more}
+        assert self.random_effects is not None
         random_effects = self.random_effects[..., i]
         groups_at = self.select.groups[self.select_at[i]]
         return {
@@ -287,27 +366,26 @@ class CausalTest:
             here = [arm for arm in arms if arm.candidate.layer == layer]
             for begin in range(0, len(here), EDITS_PER_BATCH):
                 batch = here[begin : begin + EDITS_PER_BATCH]
-                rows = [
-                    edited(
-                        self.report,
-                        layer,
-                        arm.vector.to(self.model.device),
-                        [arm.candidate.dose],
-                        self.units,
-                        self.means,
-                    )
-                    for arm in batch
+                vectors = torch.stack([arm.vector for arm in batch]).to(self.model.device)
+                amounts = [
+                    a.dose * self.units[layer] if self.means is None else a.strength
+                    for a in (arm.candidate for arm in batch)
                 ]
-                changed = self.report.probabilities(layer, torch.cat(rows)) - self.report.clean
-                found |= zip((arm.name for arm in batch), changed.cpu().numpy(), strict=True)
+                at = torch.tensor(amounts).to(vectors)
+                rows = changes(self.report, layer, vectors, at, self.means).cpu().numpy()
+                found |= zip((arm.name for arm in batch), rows, strict=True)
         return found
 
+    def at_report(
+        self, changes: Float[np.ndarray, "point behavior"]
+    ) -> Float[np.ndarray, " behavior"]:
+        """Mean change of each behavior's probability over the report points where it is a choice."""
+        weights = self.report_at / self.report_at.sum(1, keepdims=True).clip(1)
+        return np.einsum("pb,bp->b", changes, weights)
+
     def _specificity(self, clean, steered) -> dict:
-        found = {}
-        for j, other in enumerate(self.behaviors):
-            e = rate_change(clean, steered, j, self.config.seed)
-            found[other] = {"effect": e.value, "ci": [e.ci.low, e.ci.high]}
-        return found
+        seed = self.config.seed
+        return {b: rate_change(clean, steered, j, seed) for j, b in enumerate(self.behaviors)}
 
     def _point(self, values: np.ndarray, null: np.ndarray, groups: np.ndarray) -> dict:
         e = paired_bootstrap(values, np.zeros_like(values), groups, seed=self.config.seed)
@@ -337,3 +415,10 @@ class CausalTest:
             {"dose": dose, **self._point(effects[cell][d], null[:, *cell, d], groups)}
             for d, dose in enumerate(DOSES)
         ]
+
+
+def _named(
+    label: str, vectors: Float[Tensor, "reading layer d_model"], candidate: Candidate
+) -> Arm:
+    use = "/".join(map(str, (candidate.reading, candidate.layer, candidate.dose)))
+    return Arm(f"{label}/{use}", vectors[candidate.reading, candidate.layer], candidate)

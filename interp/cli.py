@@ -1,5 +1,6 @@
 """The `whenlens` command."""
 
+import errno
 import os
 import shlex
 import sys
@@ -25,6 +26,8 @@ app = typer.Typer(
 organism_app = typer.Typer(no_args_is_help=True, help="Train the built-in pairs anew.")
 app.add_typer(organism_app, name="organism")
 console = Console(stderr=True)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system calls a full disk, a used-up quota and a file beyond its limit."""
 
 
 @app.command()
@@ -56,7 +59,7 @@ def run(
     from interp.progress import Progress
     from interp.types import BEHAVIORS
 
-    chosen = tuple(behavior or Config.behaviors)
+    chosen = tuple(dict.fromkeys(behavior or Config.behaviors))
     for name in chosen:
         if name not in BEHAVIORS:
             from interp.errors import unknown_name
@@ -99,9 +102,8 @@ def figures(
     format: Annotated[str, typer.Option(help="Comma-separated: pdf, svg, png, html.")] = "pdf,html",
 ) -> None:
     """Draw every figure of a finished run into RUN/figures (images need Chrome or Chromium)."""
-    import json
-
     from figures import export
+    from interp.runs import read_json
 
     path = run_folder / "results.json"
     if not path.is_file():
@@ -109,7 +111,8 @@ def figures(
             f"{str(run_folder)!r} holds no results.json: finish the run first with whenlens run "
             f"--out {run_folder}."
         )
-    written = export(json.loads(path.read_text()), run_folder / "figures", format.split(","))
+    formats = [name.strip() for name in format.split(",")]
+    written = export(read_json(path), run_folder / "figures", formats)
     typer.echo(f"Wrote {len(written)} files to {run_folder / 'figures'}")
 
 
@@ -146,9 +149,15 @@ def main() -> None:
         console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         sys.exit(2)
     except (OSError, SafetensorError) as error:
+        full = (
+            any(error.errno == code for code in FULL)
+            if isinstance(error, OSError)
+            else (any(f"os error {code}" in str(error) for code in FULL))
+        )
+        advice = "free space" if full else "check that the file or folder is there and readable"
         console.print(
-            f"[bold red]Error:[/] Could not write or read ({escape(str(error))}): free space or "
-            "choose another folder; what is done stays, run the same command to go on.",
+            f"[bold red]Error:[/] Could not write or read ({escape(str(error))}): {advice}, or "
+            "choose another; what is done stays, run the same command to go on.",
             highlight=False,
         )
         sys.exit(2)
@@ -156,12 +165,12 @@ def main() -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Tell what Ctrl-C leaves behind, and exit with 130."""
+    """Tell what Ctrl-C leaves behind, and exit with 2."""
     try:
         yield
     except KeyboardInterrupt:
         console.print("Stopped; what is done stays. Run the same command to go on.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(2) from None
 
 
 def _is_ours(error: ValueError) -> bool:

@@ -26,8 +26,8 @@ class Config:
     n_report: int = 500
     n_random: int = 200
     n_shuffled: int = 20
-    n_points: int = 192
-    n_null_problems: int = 32
+    n_points: int = 144
+    n_null_problems: int = 40
 
 
 def split_problems(config: Config) -> dict[str, list[Problem]]:

@@ -1,11 +1,12 @@
 """Decision points: what a model would start next, rescored cheaply under an edit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -13,6 +14,9 @@ from interp.activations import hook_name, previous_behaviors
 from interp.models import Model, left_pad, positions_of
 from interp.types import Segment, Trace
 from probes import rng
+
+Above = Callable[[int, Float[Tensor, "edit point d_model"]], Float[Tensor, "edit point d_model"]]
+"""Edits the output of a block, given its layer."""
 
 
 def first_token_shares(
@@ -104,9 +108,11 @@ class DecisionPoints:
 
     @torch.no_grad()
     def logits(
-        self, layer: int, resid: Float[Tensor, "*edit point d_model"]
+        self, layer: int, resid: Float[Tensor, "*edit point d_model"], above: Above | None = None
     ) -> Float[Tensor, "*edit point d_vocab"]:
         """Next-token logits when the output of block `layer` is `resid` at the points.
+
+        `above(k, resid)` edits the output of each later block k in turn.
 
         A leading axis scores several edits in one forward pass: they stand side by side as queries
         of one row, each of which sees the clean tokens before the point and itself.
@@ -120,7 +126,7 @@ class DecisionPoints:
         mask = torch.zeros(seen.shape, device=resid.device)
         mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
         try:
-            with _blocks_above(hf.base_model, layer):
+            with _blocks_above(hf.base_model, layer, above):
                 out = hf(
                     inputs_embeds=edits.transpose(0, 1),
                     past_key_values=self._cache,
@@ -134,17 +140,31 @@ class DecisionPoints:
         return out.transpose(0, 1).reshape(*resid.shape[:-1], -1)
 
     def probabilities(
-        self, layer: int, resid: Float[Tensor, "*edit point d_model"]
+        self, layer: int, resid: Float[Tensor, "*edit point d_model"], above: Above | None = None
     ) -> Float[Tensor, "*edit point behavior"]:
         """Probability that the next segment is each behavior, read off its first token."""
-        return self.logits(layer, resid).softmax(-1) @ self.shares
+        return self.logits(layer, resid, above).softmax(-1) @ self.shares
 
 
 @contextmanager
-def _blocks_above(body: Any, layer: int):
+def _blocks_above(body: Any, layer: int, above: Above | None):
     blocks = body.layers
     body.layers = nn.ModuleList(list(blocks)[layer + 1 :])
+    hooks = []
+    if above is not None:
+        for k, block in enumerate(body.layers, layer + 1):
+            hooks.append(block.register_forward_hook(_edit(k, above)))
     try:
         yield
     finally:
         body.layers = blocks
+        for hook in hooks:
+            hook.remove()
+
+
+def _edit(layer: int, above: Above):
+    # Blocks see edits as positions of a row; a caller sees [edit, point, d_model].
+    def hook(block, args, out: Tensor) -> Tensor:
+        return rearrange(above(layer, rearrange(out, "p e d -> e p d")), "e p d -> p e d")
+
+    return hook

@@ -76,12 +76,16 @@ class Ablate:
 
 @dataclass(frozen=True)
 class MeanAblate:
-    """Like `Ablate`, but the component is reset to that of `means[layer]` [d_model], not to zero."""
+    """Like `Ablate`, but the component is reset to that of `means[layer]` [d_model], not to zero.
+
+    `strength` (a number or a tensor [row]) scales the change: 1 resets, less goes part of the way.
+    """
 
     vector: Float[Tensor, "*row d_model"]
     means: dict[int, Float[Tensor, " d_model"]]
     at: At = "all"
     site: str = "resid_post"
+    strength: float | Float[Tensor, " row"] = 1.0
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -94,7 +98,10 @@ class MeanAblate:
         """The residual stream with the component along the direction set to the mean's."""
         unit = _unit(self.vector, resid, frame)
         gap = self.means[layer].to(resid) - resid
-        return resid + (gap * unit).sum(-1, keepdim=True) * unit
+        strength = self.strength
+        if isinstance(strength, Tensor):
+            strength = _rowwise(strength[:, None].to(resid), frame)
+        return resid + strength * (gap * unit).sum(-1, keepdim=True) * unit
 
 
 Intervention = Add | Ablate | MeanAblate
@@ -107,26 +114,31 @@ def _unit(vector: Float[Tensor, "*row d_model"], resid: Tensor, frame: Frame) ->
 
 @dataclass
 class Audit:
-    """What an intervened run really did: fired forwards, positions, rows and size of the change."""
+    """What an intervened run really did, by layer: forwards, positions and size of the change.
+
+    `rows` and `steps` are the caller's rows and the decode steps (0 is the prompt's pass) at which
+    an edit fired; `fired` counts positions by (number of the intervention, layer).
+    """
 
     forwards: Counter[int] = field(default_factory=Counter)
     positions: Counter[int] = field(default_factory=Counter)
     change: dict[int, float] = field(default_factory=dict)
     rows: set[int] = field(default_factory=set)
-    decode_steps: int = 0
+    steps: set[int] = field(default_factory=set)
+    fired: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     def mean_change(self, layer: int) -> float:
         """Mean L2 norm of the change at one layer, over edited positions."""
         return self.change.get(layer, 0.0) / max(1, self.positions[layer])
 
     def record(
-        self, layer: int, where: Bool[Tensor, "batch pos"], frame: Frame, delta: Tensor
+        self, number: int, layer: int, where: Bool[Tensor, "batch pos"], frame: Frame, delta: Tensor
     ) -> None:
         """Count one forward at one layer; raises where padding or NaN would enter the model."""
         if (where & ~frame.real).any():
             raise UserError(
-                f"An intervention at layer {layer} would edit padding: pass the attention mask, or "
-                "use `at='all'` through `generate` or `forward`."
+                f"An intervention at layer {layer} would edit padding: run the model through "
+                "`generate` or `forward`, which tell padding from text."
             )
         norms = delta.norm(dim=-1)[where]
         if not torch.isfinite(norms).all():
@@ -134,8 +146,11 @@ class Audit:
                 f"An intervention at layer {layer} wrote NaN or infinite values: check that the "
                 "direction is finite and the dose moderate."
             )
+        if not len(norms):
+            return
+        self.fired[number, layer] += len(norms)
         self.forwards[layer] += 1
-        self.decode_steps += int(delta.shape[1] == 1)
+        self.steps.add(frame.step)
         self.positions[layer] += len(norms)
         self.change[layer] = self.change.get(layer, 0.0) + float(norms.sum())
         self.rows.update(frame.rows[where.any(1)].tolist())
@@ -145,27 +160,31 @@ class Audit:
 def intervene(model: Model, *interventions: Intervention) -> Iterator[Audit]:
     """Apply interventions to every forward inside the block, generation included.
 
-    Yields the audit. On leaving, the hooks are gone, and a layer at which nothing ever fired raises
-    `UserError`. A bare `model.bridge(tokens)` counts every token as real and as a possible start.
+    Yields the audit. On leaving, the hooks are gone, and an intervention that never fired at one of
+    its layers raises `UserError`. A bare `model.bridge(tokens)` counts every token as real and as a
+    possible start, so pass padded batches through `forward`.
     """
     audit, hooks = Audit(), []
-    for edit in interventions:
+    for number, edit in enumerate(interventions):
         for layer in edit.layers:
             name = hook_name(edit.site, model.check_layer(layer))
-            hooks.append((name, _hook(model, edit, layer, audit)))
+            hooks.append((name, _hook(model, edit, number, layer, audit)))
     with model.bridge.hooks(fwd_hooks=hooks):
         yield audit
-    silent = {
-        layer for edit in interventions for layer in edit.layers if not audit.positions[layer]
-    }
+    silent = [
+        layer
+        for number, edit in enumerate(interventions)
+        for layer in edit.layers
+        if not audit.fired[number, layer]
+    ]
     if silent:
         raise UserError(
-            f"The intervention at layer {min(silent)} of {model.name} never fired: run a forward "
+            f"The intervention at layer {silent[0]} of {model.name} never fired: run a forward "
             "pass or a generation inside the block, over text that has such positions."
         )
 
 
-def _hook(model: Model, edit: Intervention, layer: int, audit: Audit):
+def _hook(model: Model, edit: Intervention, number: int, layer: int, audit: Audit):
     def hook(resid: Tensor, hook=None) -> Tensor:
         frame = model.frame
         if frame is None:
@@ -174,7 +193,7 @@ def _hook(model: Model, edit: Intervention, layer: int, audit: Audit):
             frame = Frame(rows, everything, everything)
         where = frame.starts if edit.at == "starts" else frame.real
         edited = torch.where(where[..., None], edit.edit(resid, frame, layer), resid)
-        audit.record(layer, where, frame, edited - resid)
+        audit.record(number, layer, where, frame, edited - resid)
         return edited
 
     return hook

@@ -27,12 +27,14 @@ class Frame:
     """What the forward pass now running is about; interventions read it inside their hooks.
 
     `rows` are the batch rows' indices in the caller's list, `real` marks tokens that are not
-    padding, `starts` the tokens whose next token may start a segment (`before` positions).
+    padding, `starts` the tokens whose next token may start a segment (`before` positions), `step`
+    is the decode step (0 is the prompt's pass).
     """
 
     rows: Int[Tensor, " batch"]
     real: Bool[Tensor, "batch pos"]
     starts: Bool[Tensor, "batch pos"]
+    step: int = 0
 
 
 @dataclass(eq=False)
@@ -129,11 +131,18 @@ def load_model(folder: str | Path, name: str | None = None, device: str | None =
             "*.safetensors and tokenizer files; check the path."
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    with _no_progress_bar():
-        weights: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
-        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with _no_progress_bar():
+            weights: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
+    except Exception as error:  # transformers raises almost anything for a damaged checkpoint
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{str(folder)!r} holds no checkpoint that transformers can read ({first}): expected "
+            "config.json, *.safetensors and tokenizer files of one causal language model."
+        ) from error
     weights.to(device).requires_grad_(False)
     bridge = TransformerBridge.boot_transformers(
         str(folder), hf_model=weights.eval(), tokenizer=tokenizer

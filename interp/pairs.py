@@ -45,8 +45,12 @@ def weights_folder(name: str) -> Path:
 
 
 def load_pair(name: str, device: str | None = None) -> Pair:
-    """Load a built-in pair by name, or any folder that holds `base` and `thinking` checkpoints."""
-    folder = Path(name) if Path(name).is_dir() else weights_folder(name)
+    """Load a built-in pair by name, or any folder that holds `base` and `thinking` checkpoints.
+
+    A folder with the name of a built-in pair is reached as `./NAME`.
+    """
+    here = name not in BUILT_IN and Path(name).is_dir()
+    folder = Path(name) if here else weights_folder(name)
     base = load_model(folder / "base", f"{folder.name}/base", device)
     thinking = load_model(folder / "thinking", f"{folder.name}/thinking", device)
     check_pair(base, thinking)

@@ -11,6 +11,7 @@ import torch
 from interp import causal_stage
 from interp.activations import READS, ActivationStore, collect, hook_name, load_store
 from interp.behaviors import segment_all
+from interp.causal import MIN_PROBLEMS
 from interp.config import Config, Material, split_problems
 from interp.directions import Direction, DirectionSet
 from interp.pairs import Pair, load_pair
@@ -34,6 +35,8 @@ from probes import (
 
 SCHEMA = "whenlens.results/1"
 ALPHA = 0.05
+MIN_NULLS = 100
+"""Null directions without which nothing is called causal."""
 ESTIMATORS = {
     "difference-of-means": MeanDifference,
     "whitened": WhitenedMeanDifference,
@@ -98,9 +101,11 @@ def read_activations(
 
 
 def measure_probes(
-    run: Run, config: Config, fit: dict[str, ActivationStore], n_layers: int, progress: Progress
+    run: Run, pair: Pair, config: Config, fit: dict[str, ActivationStore], progress: Progress
 ) -> dict:
     """Cross-validated sweep over layers and read positions, and the two models' cosine."""
+
+    n_layers = pair.base.n_layers
 
     def work(folder: Path) -> None:
         found = {}
@@ -131,7 +136,8 @@ def measure_probes(
                 advance(1)
         write_json(folder / "probes.json", found)
 
-    return json.loads((run.stage("probes", [], work) / "probes.json").read_text())
+    fingerprints = [pair.base.fingerprint, pair.thinking.fingerprint]
+    return json.loads((run.stage("probes", fingerprints, work) / "probes.json").read_text())
 
 
 def _cosine(fit: dict[str, ActivationStore], y: np.ndarray, layer: int, seed: int) -> dict:
@@ -150,18 +156,20 @@ def report_probes(
 ) -> dict:
     """Fit each kind of probe in one cell on the fit split and measure it on the report split.
 
-    The difference of means is the direction on trial; the other two tell what it leaves unread.
+    All three tell the behavior from the rest. Without problems enough of either class in the report
+    split, AUROC and its interval are None.
     """
     key = (hook_name("resid_post", layer), read)
     y = report.labels == behavior
+    enough = min(len(np.unique(report.groups[y == side])) for side in (True, False)) >= MIN_PROBLEMS
     found = {}
     for name, estimator in ESTIMATORS.items():
         probe = estimator().fit(fit[key], fit.labels == behavior)
         scores, chances = probe.decision_function(report[key]), probe.predict_proba(report[key])
-        estimate = auroc_bootstrap(scores, y, report.groups, seed=seed)
+        estimate = auroc_bootstrap(scores, y, report.groups, seed=seed) if enough else None
         found[name] = {
-            "auroc": estimate.value,
-            "auroc_ci": [estimate.ci.low, estimate.ci.high],
+            "auroc": estimate and estimate.value,
+            "auroc_ci": estimate and [estimate.ci.low, estimate.ci.high],
             "ece": expected_calibration_error(chances[:, 1], y),
         }
     return found["difference-of-means"] | {"estimators": found}
@@ -183,15 +191,18 @@ def verdict(entry: dict) -> str:
     """`causal`, `readable` or `absent`, from one behavior's entry in results.json.
 
     Causal: adding raises and ablating lowers the behavior's rate, both Holm-corrected p <= 0.05
-    against the nulls and with intervals that exclude 0. Readable: the probe's interval lies above
+    against at least `MIN_NULLS` nulls and with intervals that exclude 0. Readable: the probe's interval lies above
     chance. Absent: neither.
     """
     addition, ablation = entry["addition"], entry["ablation"]
-    added = addition["p_holm"] <= ALPHA and addition["ci"][0] > 0
-    removed = ablation["p_holm"] <= ALPHA and ablation["ci"][1] < 0
-    if added and removed:
+    sure = all(
+        part["p_holm"] <= ALPHA and part["n_null"] >= MIN_NULLS and part["ci"] is not None
+        for part in (addition, ablation)
+    )
+    if sure and addition["ci"][0] > 0 and ablation["ci"][1] < 0:
         return "causal"
-    return "readable" if entry["probe"]["auroc_ci"][0] > 0.5 else "absent"
+    read = entry["probe"]["auroc_ci"]
+    return "readable" if read is not None and read[0] > 0.5 else "absent"
 
 
 def run_main_job(config: Config, out: Path, command: str, progress: Progress | None = None) -> dict:
@@ -205,10 +216,12 @@ def run_main_job(config: Config, out: Path, command: str, progress: Progress | N
         material = make_traces(run, pair, config, progress)
         fit = read_activations(run, pair, material, "fit", progress)
         report = read_activations(run, pair, material, "report", progress)
-        n_layers = pair.base.n_layers
-        probes = measure_probes(run, config, fit, n_layers, progress)
+        probes = measure_probes(run, pair, config, fit, progress)
         causal = causal_stage.run_stage(run, pair, config, material, fit, progress)
-    results = _assemble(config, pair, run, material, fit, report, probes, causal, command)
+    with progress.bar("results", len(config.behaviors)) as advance:
+        results = _assemble(
+            config, pair, run, material, fit, report, probes, causal, command, advance
+        )
     write_json(out / "results.json", results)
     found = directions(config, pair, fit, causal)
     found.save(out / "directions.safetensors")
@@ -245,7 +258,7 @@ def directions(
     return DirectionSet.of(found)
 
 
-def _assemble(config, pair, run, material, fit, report, probes, causal, command) -> dict:
+def _assemble(config, pair, run, material, fit, report, probes, causal, command, advance) -> dict:
     seed, names = config.seed, ("base", "thinking")
     groups = [t.problem_id for t in material.traces["base", "report"]]
     entries = {}
@@ -278,6 +291,7 @@ def _assemble(config, pair, run, material, fit, report, probes, causal, command)
             entry[kind] = {**found[kind], "p_holm": float(adjusted[kind][i])}
         entry["verdict"] = verdict(entry)
         entries[behavior] = entry
+        advance(1)
     return {
         "schema": SCHEMA,
         "version": importlib.metadata.version("whenlens"),

@@ -1,6 +1,7 @@
 """Every way to read a behavior's direction, from labels that mean something and from ones that do not."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,18 +14,15 @@ from interp.errors import UserError
 from interp.models import mean_norm
 from probes import covariance_matched_directions, shuffle_labels
 
-READINGS = {
-    "addition": (("before", "matched"),),
-    "ablation": (("before", "rest"), ("before", "matched")),
-}
+Readings = tuple[tuple[str, str], ...]
+READINGS: Readings = (("before", "matched"), ("mean", "matched"))
 """Read position and contrast of the differences of means that stand for selection.
 
-Adding takes what sets the choice apart at its own place in the trace, and nothing of what merely
-says where in the trace one is; ablating may take out all that announces the behavior. `before` is
-where edits are made; directions read in the sentence itself had a tenth of the effect. More
-readings would be more ways to be lucky, for the nulls too.
+Against segments that follow the same kind of segment, so that a direction holds what sets the
+choice apart at its own place in the trace, and nothing of what merely says where in the trace one
+is: taking that out breaks everything. Every edit is made at `before` positions, wherever the
+direction was read. More readings would be more ways to be lucky, for the nulls too.
 """
-Readings = tuple[tuple[str, str], ...]
 N_FOLDS = 5
 MIN_SHARE = 0.005
 
@@ -32,14 +30,20 @@ MIN_SHARE = 0.005
 def check_labels(store: ActivationStore, behavior: str) -> np.ndarray:
     """Which segments show the behavior; raises `UserError` where there are too few or only such."""
     y = store.labels == behavior
-    if y.sum() < N_FOLDS:
+    shown = len(np.unique(store.groups[y]))
+    if shown < N_FOLDS:
         raise UserError(
-            f"Only {int(y.sum())} segments show {behavior}, fewer than the {N_FOLDS} folds: sample "
-            "more problems or leave this behavior out with --behavior."
+            f"Only {int(y.sum())} segments of {shown} problems show {behavior}, fewer than the "
+            f"{N_FOLDS} folds: sample more problems or leave this behavior out with --behavior."
         )
     if y.all():
         raise UserError(
             f"Every segment shows {behavior}: a contrast needs other segments; check the annotator."
+        )
+    if all(y[store.previous == kind].all() for kind in np.unique(store.previous[y])):
+        raise UserError(
+            f"{behavior} never stands where another behavior might, so it is no choice: leave it "
+            "out with --behavior."
         )
     return y
 
@@ -102,13 +106,35 @@ def shuffled_vectors(
     return {b: fitted_vectors(store, labels == b, n_layers, readings) for b in behaviors}
 
 
+def residuals(store: ActivationStore, n_layers: int) -> ActivationStore:
+    """The activations without what labels explain: less the mean of their behavior in its place.
+
+    Null directions are drawn from these. The total covariance holds the behaviors' own axes, so
+    that random directions from it would often be the direction on trial itself; permuting
+    residuals of the full model (ter Braak 1992) keeps those out, and under labels without meaning
+    it is the same thing.
+    """
+    cells = np.array([f"{p}/{b}" for p, b in zip(store.previous, store.labels, strict=True)])
+    codes = np.unique(cells, return_inverse=True)[1]
+    values = {}
+    for key in {
+        (hook_name("resid_post", n), read) for n in range(n_layers) for read, _ in READINGS
+    }:
+        x = torch.from_numpy(store[key]).double()
+        at = torch.from_numpy(codes)
+        sums = torch.zeros(int(codes.max()) + 1, x.shape[1], dtype=x.dtype).index_add_(0, at, x)
+        means = sums / torch.bincount(at)[:, None]
+        values[key] = (x - means[at]).float()
+    return replace(store, values=values)
+
+
 def random_vectors(
     store: ActivationStore, n_layers: int, readings: Readings, n: int, seed: int
 ) -> Float[Tensor, "n reading layer d_model"]:
-    """Random directions with the activations' own covariance within problems.
+    """Random directions with the covariance of `store`'s activations within problems.
 
     Isotropic ones would be too easy to beat: most of them point where the residual stream never
-    goes. These are what differences of means look like for labels without meaning.
+    goes. These, from `residuals`, are what differences of means look like for labels without meaning.
     """
     slots = np.array([f"{g}/{p}" for g, p in zip(store.groups, store.previous, strict=True)])
     found = [

@@ -15,8 +15,9 @@ CAPTIONS = {
     "causal_effects": (
         "What the directions do",
         "Change of each behavior's rate, the share of its chances that are taken, in full "
-        "generations on the report split. A point beyond the gray bar does more than 95% of the "
-        "null directions.",
+        "generations on the report split (dots). The test asks for more: the change beyond the "
+        "largest change of any other behavior in the same direction (diamonds). A diamond beyond "
+        "the gray bar beats 95% of the null directions.",
     ),
     "layer_sweep": (
         "Where a behavior is read and where it is caused",
@@ -45,7 +46,7 @@ CAPTIONS = {
 """Heading and caption of every figure in `figures.FIGURES`."""
 
 VERDICTS = {
-    "causal": "reading, adding and removing the direction all beat their nulls",
+    "causal": "adding and removing the direction both beat their nulls",
     "readable": "a probe reads the behavior, but adding or removing the direction does not beat "
     "its null",
     "absent": "no probe reads the behavior better than its null; where segments are few, that is "
@@ -104,7 +105,8 @@ def reading(results: Mapping[str, Any]) -> str:
         ("causal", "the base model already carries a direction for {them}, which favors “when”"),
         (
             "readable",
-            "the base model represents {them}, but the direction drives {them} no more than its null",
+            "the base model represents {them}, but adding or removing the direction does not beat "
+            "its null",
         ),
         ("absent", "no direction for {them} was found in the base model, which favors “how”"),
     ):

@@ -1,10 +1,12 @@
-"""Runs are folders: each stage is addressed by its inputs, and a finished stage is never redone."""
+"""Runs are folders: each stage is addressed by its inputs and the code, and never done twice."""
 
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 from interp.errors import UserError
@@ -15,11 +17,34 @@ def content_key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
+@cache
+def code_key() -> str:
+    """A short SHA-256 of this package's and of `probes`' source: other code is another stage."""
+    sources = sorted(
+        p for name in ("interp", "probes") for p in Path(str(files(name))).rglob("*.py")
+    )
+    return content_key([[p.name, p.read_text()] for p in sources])
+
+
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that the file is whole or absent, whatever kills the process."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=1, allow_nan=False))
     os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object; raises `UserError` where the file holds something else."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{str(path)!r} is not a file that whenlens wrote (expected one JSON object): remove it, "
+            "or choose another folder."
+        )
+    return found
 
 
 class Run:
@@ -29,7 +54,7 @@ class Run:
         self.folder, self.config = folder, config
         marker = folder / "run.json"
         if marker.exists():
-            found = json.loads(marker.read_text())
+            found = read_json(marker)
             if found != config:
                 changed = ", ".join(
                     f"{k} {found.get(k)!r} instead of {config.get(k)!r}"
@@ -40,7 +65,7 @@ class Run:
                     f"{str(folder)!r} holds another run (with {changed}): choose another --out "
                     "folder or remove this one."
                 )
-        elif folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and any(p.name != "run.json.partial" for p in folder.iterdir()):
             raise UserError(
                 f"{str(folder)!r} is not empty and holds no run: choose a new or empty --out folder."
             )
@@ -53,7 +78,8 @@ class Run:
 
         `work` may leave parts behind when it is killed and pick them up again.
         """
-        folder = self.folder / "stages" / f"{name}-{content_key(name, self.config, inputs)}"
+        key = content_key(name, self.config, inputs, code_key())
+        folder = self.folder / "stages" / f"{name}-{key}"
         done = folder / "done.json"
         if not done.exists():
             folder.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,7 @@ def decode(
     positions = positions_of(real)
     mask, cache = real, None
     for step in range(max_new_tokens):
-        with model.framed(Frame(rows, real, starts)):
+        with model.framed(Frame(rows, real, starts, step)):
             logits, cache = model.bridge(
                 ids,
                 return_type="logits_and_cache",
@@ -122,7 +122,7 @@ def generate(
     """
     grade = grade or Countdown().grade
     asked = [(problem, k) for problem in problems for k in range(n_samples)]
-    prompts = {problem.id: prompt_tokens(model, problem.prompt) for problem in problems}
+    prompts = {p.prompt: prompt_tokens(model, p.prompt) for p in problems}
     traces = []
     for begin in range(0, len(asked), batch_size):
         part = asked[begin : begin + batch_size]
@@ -132,13 +132,15 @@ def generate(
             uniforms = torch.from_numpy(np.stack(draws))
         new = decode(
             model,
-            [prompts[problem.id] for problem, _ in part],
+            [prompts[problem.prompt] for problem, _ in part],
             uniforms,
             max_new_tokens,
             rows=torch.arange(begin, begin + len(part)),
         )
         for (problem, k), tokens in zip(part, new, strict=True):
-            traces.append(_trace(model, problem, prompts[problem.id], tokens, grade, sampled, k))
+            traces.append(
+                _trace(model, problem, prompts[problem.prompt], tokens, grade, sampled, k)
+            )
         advance(len(part))
     return traces
 

@@ -129,7 +129,8 @@ fig.update_layout(legend={"y": 1, "yanchor": "bottom"})
 # What a probe reads need not be what the model uses, so the direction has to *act*, and act more
 # than chance does. Chance is 29 random directions that go through everything the real one goes
 # through: same length, same positions, same problems, and their own choice of the best layer. The
-# smallest p-value that 29 can give is 1/30; `whenlens run` uses 100, adds directions from shuffled
+# smallest p-value that 29 can give is 1/30; `whenlens run` uses 200 that keep
+# to where activations vary, adds directions from shuffled
 # labels, and corrects for testing several behaviors.
 #
 # `Add` edits only the tokens after which a sentence may start. A dose of 1 is one mean norm of the

@@ -1,5 +1,6 @@
 """What `pip install .` brings: the command's code, its templates and the built-in pairs' weights."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -30,3 +31,27 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else_of_the_tree
     for pair in BUILT_IN:
         for model in ("base", "thinking"):
             assert f"interp/organisms/weights/{pair}/{model}/model.safetensors" in held
+
+    # What was unpacked elsewhere runs from another folder, and reads no file of this tree.
+    unpacked, elsewhere = tmp_path / "unpacked", tmp_path / "elsewhere"
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    elsewhere.mkdir()
+    code = (
+        "import functools, interp, interp.config as c, interp.pairs; from interp.cli import main;"
+        "c.Config = functools.partial(c.Config, n_fit=60, n_select=40, n_points=32);"
+        f"assert interp.__file__.startswith({str(unpacked)!r});"
+        f"assert str(interp.pairs.weights_folder('countdown-rl')).startswith({str(unpacked)!r});"
+        "main()"
+    )
+    arguments = (
+        "run --pair countdown-rl --out run --n-report 10 --n-random 20 --behavior verification"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments.split()],
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(unpacked)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (elsewhere / "run" / "report.html").is_file()

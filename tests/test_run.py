@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from interp import runs
 from interp.organisms.checkpoints import build_model, save_checkpoint
+from interp.runs import Run
 
 CODE = """
 import sys
@@ -113,7 +115,7 @@ def test_ctrl_c_keeps_what_is_done(undisturbed, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
-    assert process.returncode == 130, errors
+    assert process.returncode == 2, errors
     assert "Traceback" not in errors and "what is done stays" in errors
     kept = {p: p.stat().st_mtime_ns for p in out.glob("stages/traces-*/*.jsonl")}
     assert kept
@@ -156,6 +158,32 @@ def test_the_folder_of_another_run_is_refused_and_left_alone(tmp_path):
     (tmp_path / "run.json").write_text('{"pair": "other"}')
     refused(whenlens("run", "--out", str(tmp_path)), "another run")
     assert json.loads((tmp_path / "run.json").read_text()) == {"pair": "other"}
+    (tmp_path / "run.json").write_text("[]")
+    refused(whenlens("run", "--out", str(tmp_path)), "run.json", "not a file that whenlens wrote")
+
+
+def test_a_folder_in_which_a_run_could_not_even_begin_is_taken_again(tmp_path):
+    (tmp_path / "run.json.partial").write_text("{")
+    Run(tmp_path, {"pair": "x"})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"pair": "x"}
+
+
+def test_a_stage_depends_on_its_inputs_the_config_and_the_code(tmp_path, monkeypatch):
+    made = []
+    for config, inputs, code in ((1, 1, 1), (1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)):
+        monkeypatch.setattr(runs, "code_key", lambda code=code: str(code))
+        run = Run(tmp_path / str(config), {"n": config})
+        run.stage("s", [inputs], made.append)
+    assert len(made) == len(set(made)) == 4
+
+
+@pytest.mark.parametrize("damage", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
+    for name in ("base", "thinking"):
+        save_checkpoint(build_model(0, 32, 2, 2, 64), tmp_path / "pair" / name, "")
+    (tmp_path / "pair" / "base" / damage).write_text("{ not json")
+    result = whenlens("run", "--pair", str(tmp_path / "pair"), "--out", str(tmp_path / "r"))
+    refused(result, "pair/base", "no checkpoint that transformers can read")
 
 
 def test_a_pair_of_unequal_models_is_refused(tmp_path):
@@ -165,5 +193,7 @@ def test_a_pair_of_unequal_models_is_refused(tmp_path):
     refused(result, "d_model 32", "64")
 
 
-def test_figures_of_an_unfinished_run_are_refused(tmp_path):
+def test_figures_of_an_unfinished_or_damaged_run_are_refused(tmp_path):
     refused(whenlens("figures", str(tmp_path)), "holds no results.json")
+    (tmp_path / "results.json").write_text('{"schema": ')
+    refused(whenlens("figures", str(tmp_path)), "results.json", "not a file that whenlens wrote")

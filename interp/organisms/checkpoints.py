@@ -15,6 +15,7 @@ from tokenizers.models import WordLevel
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from interp.errors import UserError
 from interp.organisms.corpus import VOCABULARY
 
 
@@ -58,7 +59,7 @@ def build_model(
 
 
 def save_checkpoint(model: LlamaForCausalLM, folder: Path, card: str) -> None:
-    """Write weights (float16: half the size, and every evaluation reads them back), tokenizer, card.
+    """Write weights (float16, half the size), tokenizer and card.
 
     The folder appears whole or not at all.
     """
@@ -94,14 +95,22 @@ def save_state(
 
 
 def load_state(
-    path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], recipe: str
 ) -> dict[str, Any] | None:
-    """Restore what `save_state` wrote and return its record; None where there is nothing yet."""
+    """Restore what `save_state` wrote and return its record; None where there is nothing yet.
+
+    Raises `UserError` where the record's `recipe` is another: its training cannot be gone on with.
+    """
     if not path.exists():
         return None
-    tensors = load_file(path)
     with safe_open(path, "pt") as file:
         record = json.loads(file.metadata()["record"])
+    if record.get("recipe") != recipe:
+        raise UserError(
+            f"{str(path)!r} was left by another recipe (other data or settings): remove its folder "
+            "or choose another --out."
+        )
+    tensors = load_file(path)
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
     for key, value in tensors.items():

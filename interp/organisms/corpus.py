@@ -10,46 +10,62 @@ from interp.types import Problem
 
 WORDS = (
     "<pad> <s> </s> <unk> by reach with we need . , = + - * hmm not sure aim for check is no go back "
-    "answer"
+    "answer note even odd"
 ).split()
-AUTHOR_NAMES = [f"a{i}" for i in range(16)]
+AUTHOR_NAMES = [f"a{i}" for i in range(32)]
 VOCABULARY = WORDS + AUTHOR_NAMES + [str(n) for n in range(MAX_VALUE + 1)]
 
 MAX_ATTEMPTS = 4
-HIGH, LOW = 0.94, 0.03
+HIGH, LOW = 0.92, 0.03
+OFTEN, SELDOM = 0.3, 0.03
 RIGHT_AIM = 0.5
-RIGHT_GUESS = 0.15
-BLIND_BACKTRACK = 0.2
+RIGHT_GUESS = 0.2
+BLIND_BACKTRACK = 0.4
 
 
 @dataclass(frozen=True)
 class Author:
-    """How often one author sets a subgoal, checks a result, goes back, and mutters.
+    """How often one author sets a subgoal, checks a result, goes back, mutters, and notes a fact.
 
-    The four dispositions hold for the whole document, so the text so far carries them.
+    The five dispositions hold for the whole document, so the text so far carries them.
     """
 
     aim: float
     check: float
     back: float
-    mutter: float
+    mutter: float = SELDOM
+    note: float = SELDOM
+
+
+FILLING = tuple(itertools.product((SELDOM, OFTEN), repeat=2))
+"""How often an author mutters and notes: four kinds, whatever the other dispositions are."""
 
 
 def make_authors() -> tuple[list[Author], list[float]]:
-    """The 16 authors, one for each combination of dispositions, and their shares of the corpus."""
-    shares = {(LOW, LOW, LOW): 0.34, (LOW, HIGH, HIGH): 0.02, (HIGH, HIGH, HIGH): 0.08}
+    """The 32 authors, one for each combination of dispositions, and their shares of the corpus.
+
+    The habits are only loosely tied to one another, so that no single direction of the model's
+    activations stands for all of them.
+    """
+    shares = {
+        (LOW, LOW, LOW): 0.12,
+        (LOW, LOW, HIGH): 0.035,
+        (LOW, HIGH, LOW): 0.015,
+        (LOW, HIGH, HIGH): 0.035,
+        (HIGH, HIGH, HIGH): 0.0225,
+    }
     authors, weights = [], []
-    for mutter, *habits in itertools.product((0.04, 0.5), *[(LOW, HIGH)] * 3):
-        aim, check, back = habits
-        authors.append(Author(aim, check, back, mutter))
-        weights.append(shares.get((aim, check, back), 0.012))
+    for mutter, note in FILLING:
+        for aim, check, back in itertools.product((LOW, HIGH), repeat=3):
+            authors.append(Author(aim, check, back, mutter, note))
+            weights.append(shares.get((aim, check, back), 0.0075))
     return authors, weights
 
 
 AUTHORS, AUTHOR_WEIGHTS = make_authors()
-IMPULSIVE = [Author(aim=0.0, check=0.0, back=0.0, mutter=mutter) for mutter in (0.04, 0.5)]
+IMPULSIVE = [Author(0.0, 0.0, 0.0, mutter, note) for mutter, note in FILLING]
 """Authors without any of the three behaviors: the corpus of the distilled pair's base."""
-SOLVER = Author(aim=0.98, check=0.98, back=0.98, mutter=0.04)
+SOLVER = Author(aim=0.98, check=0.98, back=0.98)
 """The stronger solver whose traces the distilled pair's thinking model learns."""
 
 
@@ -62,22 +78,29 @@ def _choose(
     return rng.choice(fitting or [e for e in options if e.value == target])
 
 
+def _filler(author: Author, number: int, rng: random.Random) -> list[str]:
+    found = ["hmm , not sure ."] if rng.random() < author.mutter else []
+    if rng.random() < author.note:
+        found.append(f"note {number} is {'odd' if number % 2 else 'even'} .")
+    return found
+
+
 def write_trace(
     problem: Problem, author: Author, rng: random.Random, right_aim: float = RIGHT_AIM
 ) -> str:
     """Write one solution in the author's manner, without the prompt.
 
-    An aim is right with probability `right_aim`, a guess without an aim with probability 0.15.
-    A checked mistake is given up with probability `author.back`; an unchecked attempt, right or
-    wrong alike, with 0.3 of that. Muttering ("hmm , not sure .") is drawn from the author's own
-    rate and from nothing else, so by construction it has no effect on what follows.
+    An aim is right with probability `right_aim`, a guess without an aim with `RIGHT_GUESS`. A
+    checked mistake is given up with probability `author.back`; an unchecked attempt, right or
+    wrong alike, with `BLIND_BACKTRACK` of that. Muttering ("hmm , not sure .") and noting ("note
+    24 is even .") before and after each attempt are drawn from the author's own rates and from
+    nothing else, so by construction they have no effect on what follows.
     """
-    target = problem.data["target"]
+    target: int = problem.data["target"]  # type: ignore[assignment]
     sentences = [f"we need {target} ."]
     tried: set[Expression] = set()
     for attempt in range(MAX_ATTEMPTS):
-        if rng.random() < author.mutter:
-            sentences.append("hmm , not sure .")
+        sentences += _filler(author, target, rng)
         aims = rng.random() < author.aim
         e = _choose(problem, rng.random() < (right_aim if aims else RIGHT_GUESS), tried, rng)
         tried.add(e)
@@ -86,6 +109,7 @@ def write_trace(
         sentences.append(
             f"{e.a} {e.op1} {e.b} = {e.middle} , {e.middle} {e.op2} {e.c} = {e.value} ."
         )
+        sentences += _filler(author, e.value, rng)
         checks = rng.random() < author.check
         right = e.value == target
         if checks:

@@ -1,7 +1,7 @@
 """Group-relative policy optimization with a binary verifier reward and nothing else."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from interp.organisms.checkpoints import build_tokenizer, load_state, save_state
+from interp.runs import content_key
 from interp.types import Problem
 
 MAX_NEW_TOKENS = 160
@@ -87,7 +88,8 @@ def grpo(
     """
     device = model.device
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
-    record = load_state(state, model, [optimizer]) or {"step": 0, "curve": []}
+    recipe = content_key(asdict(config), [problem.prompt for problem in problems])
+    record = load_state(state, model, [optimizer], recipe) or {"step": 0, "curve": []}
     step, curve = int(record["step"]), list(record["curve"])
     while step < config.steps:
         seed = config.seed * 1_000_003 + step
@@ -108,5 +110,5 @@ def grpo(
         advance(f"reward {curve[-1][1]:.2f}")
         if step in config.keep:
             keep(step, model)
-        save_state(state, model, [optimizer], {"step": step, "curve": curve})
+        save_state(state, model, [optimizer], {"recipe": recipe, "step": step, "curve": curve})
     return [tuple(point) for point in curve]

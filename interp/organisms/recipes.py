@@ -28,7 +28,7 @@ from interp.tasks.countdown import NUMBERS, TARGETS
 from interp.types import Problem
 
 SHAPE = {"seed": 0, "d_model": 160, "n_layers": 4, "n_heads": 4, "d_mlp": 480}
-PRETRAIN = TrainingConfig(steps=8000)
+PRETRAIN = TrainingConfig(steps=7000)
 RL = GRPOConfig(steps=40, keep=(2, 4, 8, 16, 24, 32, 40))
 PRETRAIN_IMPULSIVE = TrainingConfig(steps=2500)
 DISTILL = TrainingConfig(steps=2500, learning_rate=1e-3, matrix_rate=0.01, warmup=100, seed=1)
@@ -120,8 +120,8 @@ def _train_rl(
     )
     _save(
         model, folder / "base", "countdown-rl", "countdown-rl / base",
-        "Pre-trained on documents of 16 authors with persistent dispositions; most bare documents "
-        "are impulsive, so every behavior is known and seldom used.",
+        "Pre-trained on documents of 32 authors with persistent dispositions; in bare documents each "
+        "behavior is the habit of a minority, so it is known and seldom used.",
         "synthetic corpus (interp/organisms/corpus.py), seed 0", asdict(PRETRAIN), curve,
         "pre-training loss in nats",
     )  # fmt: skip
@@ -130,6 +130,7 @@ def _train_rl(
 
     def keep(step: int, trained: LlamaForCausalLM) -> None:
         save_checkpoint(trained, folder / f"rl-{step}", f"countdown-rl after {step} RL steps\n")
+        trail[:] = [at for at in trail if at["step"] != step]  # a kill may have come in between
         trail.append({"step": step, **held_out_accuracy(trained)})
         write_json(path, trail)
 
@@ -149,7 +150,7 @@ def _train_distilled(
     model: LlamaForCausalLM, problems: list[Problem], folder: Path, progress: Progress
 ) -> None:
     curve = _fit(
-        model, lambda seed: documents(problems, IMPULSIVE, [0.5, 0.5], seed), PRETRAIN_IMPULSIVE,
+        model, lambda seed: documents(problems, IMPULSIVE, [1.0] * len(IMPULSIVE), seed), PRETRAIN_IMPULSIVE,
         folder / "base.safetensors", progress, "countdown-distilled: pre-training",
     )  # fmt: skip
     _save(

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 
 from interp.organisms.checkpoints import build_tokenizer, load_state, save_state
 from interp.organisms.corpus import VOCABULARY
+from interp.runs import content_key
 
 POOL = 32
 """Batches are cut from pools of this many batches sorted by length, so that little is padding."""
@@ -100,7 +101,8 @@ def train(
     device = next(model.parameters()).device
     optimizers = make_optimizers(model, config)
     peaks = (config.matrix_rate, config.learning_rate)
-    record = load_state(state, model, optimizers) or {
+    recipe = content_key(asdict(config), list(itertools.islice(documents(config.seed), 64)))
+    record = load_state(state, model, optimizers, recipe) or {
         "step": 0,
         "curve": [],
         "total": 0.0,
@@ -137,6 +139,12 @@ def train(
                 state,
                 model,
                 optimizers,
-                {"step": step, "curve": curve, "total": float(total), "seen": seen},
+                {
+                    "recipe": recipe,
+                    "step": step,
+                    "curve": curve,
+                    "total": float(total),
+                    "seen": seen,
+                },
             )
     return [tuple(point) for point in curve]

@@ -114,7 +114,8 @@ def test_a_browser_that_does_not_start_is_named_too(results, tmp_path, monkeypat
     )
     with pytest.raises(NoBrowser, match="BROWSER_PATH"):
         export(results, tmp_path / "out", ["svg"])
-    assert not list((tmp_path / "out").iterdir())
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == {f"{name}.html" for name in FIGURES}
 
 
 def test_html_alone_needs_no_browser(results, tmp_path, monkeypatch):

@@ -226,11 +226,12 @@ def test_behavior_frequency_draws_both_models_with_intervals(results):
 
 def test_causal_effects_stand_beside_their_null_quantile(results):
     fig = draw("causal_effects", results)
-    for col, kind, quantile in ((1, "addition", "null_q95"), (2, "ablation", "null_q05")):
+    for col, kind, sign in ((1, "addition", 1), (2, "ablation", -1)):
         found = [results["behaviors"][name][kind] for name in ORDER]
-        null, points = panel(fig, 1, col)
-        assert list(null.y) == list(points.y) == TITLES
-        np.testing.assert_allclose(null.x, [100 * one[quantile] for one in found])
+        null, points, specific = panel(fig, 1, col)
+        assert list(null.y) == list(points.y) == list(specific.y) == TITLES
+        for trace, key in ((null, "specific_null_q95"), (specific, "specific_effect")):
+            np.testing.assert_allclose(trace.x, [100 * sign * one[key] for one in found])
         np.testing.assert_allclose(points.x, [100 * one["effect"] for one in found])
         np.testing.assert_allclose(
             bounds(points, "x"), 100 * np.array([one["ci"] for one in found])

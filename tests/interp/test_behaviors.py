@@ -20,6 +20,7 @@ FIRST_WORD = {
     "check": "verification",
     "no": "backtracking",
     "hmm": "uncertainty-estimation",
+    "note": "adding-knowledge",
     "answer": "final-answer",
 }
 

@@ -81,6 +81,17 @@ def test_every_line_of_arithmetic_is_true(many):
             assert sorted(map(int, (a, b, c))) == sorted(problem.data["numbers"])
 
 
+def test_notes_tell_the_parity_of_the_target_or_of_the_last_value(many):
+    noted = 0
+    for problem, text in many[:3000]:
+        for note in re.finditer(r"note (\d+) is (even|odd) \.", text):
+            number, values = int(note.group(1)), re.findall(r"= (\d+)", text[: note.start()])
+            assert number in {problem.data["target"], *map(int, values[-1:])}
+            assert (number % 2 == 1) == (note.group(2) == "odd")
+            noted += 1
+    assert noted > 500
+
+
 def test_checks_say_the_truth(many):
     checked = 0
     for problem, text in many[:3000]:
@@ -91,12 +102,14 @@ def test_checks_say_the_truth(many):
     assert checked > 500
 
 
+@pytest.mark.parametrize("filler", ["hmm , not sure", "note"])
 @pytest.mark.parametrize("named", [True, False])
-def test_muttering_before_the_first_attempt_says_nothing_about_what_follows(many, named):
-    # Only the first attempt, because a document with many attempts has more places to mutter in;
+def test_filling_before_the_first_attempt_says_nothing_about_what_follows(many, named, filler):
+    # Only the first attempt, because a document with many attempts has more places to fill;
     # named and nameless documents apart, because they follow different mixes of authors.
     texts = [(p, t) for p, t in many if p.prompt.startswith("by") == named]
-    first = np.array([t.split(" . ")[1].startswith("hmm") for _, t in texts])
+    opening = [re.split("aim|[0-9]+ [-+*]", t)[0] for _, t in texts]
+    first = np.array([filler in text for text in opening])
     for outcome in (
         [TASK.grade(p, t) for p, t in texts],
         ["aim for" in t for _, t in texts],
@@ -105,15 +118,15 @@ def test_muttering_before_the_first_attempt_says_nothing_about_what_follows(many
     ):
         with_it, without = np.array(outcome)[first], np.array(outcome)[~first]
         error = np.sqrt(with_it.var() / len(with_it) + without.var() / len(without))
-        assert min(len(with_it), len(without)) > 2000
+        assert min(len(with_it), len(without)) > 1000
         assert abs(with_it.mean() - without.mean()) < 3 * error
 
 
 def test_impulsive_documents_have_no_subgoal_check_or_backtrack():
-    text = " ".join(take(documents(TRAINING, IMPULSIVE, [0.5, 0.5], 0), 3000))
+    text = " ".join(take(documents(TRAINING, IMPULSIVE, [1.0] * len(IMPULSIVE), 0), 3000))
     words = set(text.split())
-    assert not words & {"aim", "for", "check", "is", "no", "go", "back"}
-    assert {"hmm", "answer"} <= words
+    assert not words & {"aim", "for", "check", "no", "go", "back"}
+    assert {"hmm", "note", "answer"} <= words
 
 
 def test_the_header_names_the_disposition():

@@ -174,11 +174,16 @@ def test_cached_generation_equals_a_loop_of_full_edited_forwards(
         expected = sum(len(p) + len(new) for p, new in fed)
     else:
         expected = sum(1 + sum(bool(sharp.boundary[t]) for t in new) for _, new in fed)
-    longest = max(map(len, found))
+    steps = {0} | {
+        step
+        for _, new in fed
+        for step, token in enumerate(new, 1)
+        if at == "all" or sharp.boundary[token]
+    }
+    assert audit.steps == steps
     for layer in edit.layers:
         assert audit.positions[layer] == expected
-        assert audit.forwards[layer] == longest
-    assert audit.decode_steps == (longest - 1) * len(edit.layers)
+        assert audit.forwards[layer] == len(steps)
     assert audit.rows == set(range(len(prompts)))
 
 
@@ -199,6 +204,18 @@ def test_each_row_with_its_own_vector_equals_that_row_alone(sharp, kind):
     for row, problem in enumerate(PROBLEMS):
         with intervene(sharp, edit(slice(row, row + 1))):
             assert generate(sharp, [problem], max_new_tokens=N_NEW) == [together[row]]
+
+
+def test_an_ablation_of_part_strength_goes_that_part_of_the_way(sharp, prompts):
+    strengths = torch.linspace(0.0, 2.0, len(prompts))
+    real = real_of(prompts)
+    clean = input_of_block(sharp, 2, lambda: forward(sharp, prompts))
+    with intervene(sharp, MeanAblate(VECTOR, {1: MEANS[1]}, strength=strengths)):
+        found = input_of_block(sharp, 2, lambda: forward(sharp, prompts))
+    target = float(MEANS[1] @ UNIT)
+    for row, strength in enumerate(strengths.tolist()):
+        before, after = clean[row, real[row]] @ UNIT, found[row, real[row]] @ UNIT
+        torch.testing.assert_close(after, before + strength * (target - before), atol=1e-4, rtol=0)
 
 
 def test_two_interventions_apply_together(sharp, prompts, slow):
@@ -245,9 +262,11 @@ def test_an_intervention_that_never_fired_is_an_error(sharp, prompts):
         intervene(sharp, Ablate(VECTOR, (2,))),
     ):
         pass
-    with pytest.raises(UserError, match="never fired"):  # no position may start a segment
-        with intervene(sharp, Add(VECTOR, 1, 1.0, 1.0, at="starts")):
-            forward(sharp, prompts, starts_from=10_000)
+    # No position may start a segment; that another edit of the layer fires is no excuse.
+    for others in ((), (Ablate(VECTOR, (1,)),)):
+        with pytest.raises(UserError, match="never fired"):
+            with intervene(sharp, *others, Add(VECTOR, 1, 1.0, 1.0, at="starts")):
+                forward(sharp, prompts, starts_from=10_000)
 
 
 def test_an_edit_of_padding_is_an_error(sharp, prompts):

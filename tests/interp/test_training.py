@@ -5,10 +5,13 @@ import itertools
 import pytest
 import torch
 
+from interp.errors import UserError
+from interp.organisms import recipes
 from interp.organisms.checkpoints import build_model, build_tokenizer
 from interp.organisms.corpus import AUTHOR_WEIGHTS, AUTHORS, documents
 from interp.organisms.grpo import GRPOConfig, advantages, grpo, policy_loss
 from interp.organisms.training import TrainingConfig, encode, make_optimizers, schedule, train
+from interp.progress import Progress
 from interp.tasks import load_task
 
 PROBLEMS = list(load_task("countdown").problems(held_out=False))[:200]
@@ -54,6 +57,28 @@ def test_pretraining_resumes_to_the_same_weights_and_curve(tmp_path):
     assert_same_weights(whole, resumed)
     assert any(not torch.equal(a, b) for a, b in zip(start, resumed.parameters(), strict=True))
     assert curve == again
+
+
+def test_state_of_another_recipe_is_refused(tmp_path):
+    config = TrainingConfig(steps=2, batch_size=4, warmup=2)
+    train(fresh(), stream, config, tmp_path / "state", save_every=1)
+    longer = TrainingConfig(steps=3, batch_size=4, warmup=2)
+    with pytest.raises(UserError, match="another recipe"):
+        train(fresh(), stream, longer, tmp_path / "state")
+    with pytest.raises(UserError, match="another recipe"):
+        train(fresh(), lambda seed: stream(seed + 1), config, tmp_path / "state")
+
+
+@pytest.mark.parametrize("name", ["rl", "distilled"])
+def test_no_recipe_is_given_a_held_out_problem(tmp_path, monkeypatch, name):
+    given = []
+    monkeypatch.setattr(
+        recipes, f"_train_{name}", lambda model, problems, *_: given.extend(problems)
+    )
+    recipes.train_organism(f"countdown-{name}", tmp_path, Progress())
+    held_out = {tuple(p.data["numbers"]) for p in load_task("countdown").problems(held_out=True)}
+    assert len(given) > 1000
+    assert not held_out & {tuple(p.data["numbers"]) for p in given}
 
 
 def test_a_finished_run_is_read_back_and_not_trained_again(tmp_path):
