@@ -121,7 +121,7 @@ def specific(
     one is, moves several behaviors alike; a rival that gives way is no damage.
     """
     others = (sign * np.delete(changes, behavior, -1)).max(-1, initial=0)
-    return sign * changes[..., behavior] - others
+    return np.asarray(sign * changes[..., behavior] - others)
 
 
 def choose(

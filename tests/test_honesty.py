@@ -60,7 +60,7 @@ def hash_half(name: str) -> bool:
 def causal(request):
     pair, name = load_pair("countdown-rl"), "base" if request.param == "addition" else "thinking"
     config = Config(
-        "countdown-rl", seed=5, n_fit=200, n_select=150, n_report=150, n_points=64, n_random=79
+        "countdown-rl", seed=5, n_fit=200, n_select=150, n_report=150, n_points=64, n_random=59
     )
     splits = split_problems(config)
     wanted = {("base", "fit"), ("thinking", "fit"), (name, "select"), (name, "report")}
