@@ -20,8 +20,6 @@ from probes import paired_ratio_bootstrap, permutation_p_value
 
 DOSES = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Doses tried, in mean norms of the residual stream at the edited layer."""
-MAX_STRENGTH = 2.0
-"""Strength at which an ablation mirrors the component: more would blow it up from layer to layer."""
 EDITS_PER_BATCH = 48
 MIN_SPREAD = 0.02
 """Smallest spread that effects are divided by: less is not told from sampling noise."""
@@ -52,7 +50,8 @@ def changes(
     """Change of every behavior's probability at the points under each of several edits.
 
     Without `means`, `amounts` x the unit vector is added at the layer. With them, the component
-    along the vector is moved to the mean's at the layer and at all above, by `amounts` as strength.
+    along the vector is moved to the mean's at the layer, with `amounts` as strength, and its distance
+    from the mean is held there at all layers above.
     """
     unit = (vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12))[:, None]
     scale = amounts[:, None, None]
@@ -62,9 +61,10 @@ def changes(
     def ablate(
         k: int, resid: Float[Tensor, "edit point d_model"]
     ) -> Float[Tensor, "edit point d_model"]:
-        return resid + scale * ((means[k] - resid) * unit).sum(-1, keepdim=True) * unit
+        return resid + (held - ((resid - means[k]) * unit).sum(-1, keepdim=True)) * unit
 
     clean = points.resid[layer].expand(len(vectors), -1, -1)
+    held = (1 - scale) * ((clean - means[layer]) * unit).sum(-1, keepdim=True)
     return points.probabilities(layer, ablate(layer, clean), ablate) - points.clean
 
 
@@ -101,7 +101,7 @@ def sizes(
         v = vectors[:, :, layer]
         v = v / v.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         gap = means[layer] - points.resid[layer]
-        found.append((v @ gap.T).abs().mean(-1) / unit)
+        found.append((v @ gap.T).abs().mean(-1).clamp_min(1e-6) / unit)
     return torch.stack(found, -1)
 
 
@@ -255,12 +255,15 @@ def count(
 def rate_change(clean: ArmResult, steered: ArmResult, behavior: int, seed: int) -> dict:
     """Steered minus clean rate of one behavior as `{effect, ci}`; without a chance a rate is 0.
 
-    The interval is None where chances are in fewer than `MIN_PROBLEMS` problems: too few to resample.
+    The interval is None where chances are in fewer than `MIN_PROBLEMS` problems, too few to
+    resample, except where the unedited model has none at all.
     """
     parts, few = [], False
     for result in (steered, clean):
         chances = result.chances[behavior]
-        few |= 0 < np.count_nonzero(chances) < MIN_PROBLEMS
+        few |= np.count_nonzero(chances) < (
+            MIN_PROBLEMS if result is steered or chances.any() else 0
+        )
         parts += [result.taken[behavior], chances if chances.any() else np.ones_like(chances)]
     if few:
         return {"effect": steered.rate(behavior) - clean.rate(behavior), "ci": None}

@@ -14,7 +14,6 @@ from interp.activations import ActivationStore, hook_name
 from interp.causal import (
     DOSES,
     EDITS_PER_BATCH,
-    MAX_STRENGTH,
     Arm,
     ArmResult,
     Candidate,
@@ -175,7 +174,6 @@ class CausalTest:
             amounts = torch.ones(shape)
         else:
             amounts = dose / sizes(self.select, vectors, self.units, self.means)[..., None]
-            amounts = amounts.clamp_max(MAX_STRENGTH)
         amounts = amounts.to(vectors)
         return effects(self.select, vectors, amounts, self.means), amounts
 
@@ -224,7 +222,7 @@ class CausalTest:
         `effects` may give their select effects where these are known.
         """
         arms, amounts = [], None
-        if effects is None:
+        if effects is None or self.means is not None:
             parts = [self.effects(v, dose) for v in vectors.split(DIRECTIONS_PER_BATCH)]
             effects = np.concatenate([self.means_of(found) for found, _ in parts])
             amounts = torch.cat([part for _, part in parts])

@@ -21,7 +21,7 @@ from probes import MeanDifference
 class Direction:
     """A vector in the residual stream of one model, raw (never silently unit norm).
 
-    `unit` is the mean norm of the residual stream where the direction was read: the unit of a dose.
+    `unit` is the mean norm of the residual stream at `before` positions of its layer: the unit of a dose.
     """
 
     vector: Float[Tensor, " d_model"]

@@ -78,7 +78,9 @@ class Ablate:
 class MeanAblate:
     """Like `Ablate`, but the component is reset to that of `means[layer]` [d_model], not to zero.
 
-    `strength` (a number or a tensor [row]) scales the change: 1 resets, less goes part of the way.
+    `strength` (a number or a tensor [row]) scales the change: 1 resets, less goes part of the way,
+    2 mirrors. It acts at the first of the layers; at those above, the component's distance from
+    the mean is held at what it was made there, so that nothing writes it anew.
     """
 
     vector: Float[Tensor, "*row d_model"]
@@ -86,6 +88,7 @@ class MeanAblate:
     at: At = "all"
     site: str = "resid_post"
     strength: float | Float[Tensor, " row"] = 1.0
+    _held: list[Tensor] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -97,11 +100,13 @@ class MeanAblate:
     ) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream with the component along the direction set to the mean's."""
         unit = _unit(self.vector, resid, frame)
-        gap = self.means[layer].to(resid) - resid
-        strength = self.strength
-        if isinstance(strength, Tensor):
-            strength = _rowwise(strength[:, None].to(resid), frame)
-        return resid + strength * (gap * unit).sum(-1, keepdim=True) * unit
+        distance = ((resid - self.means[layer].to(resid)) * unit).sum(-1, keepdim=True)
+        if layer == min(self.means):
+            strength = self.strength
+            if isinstance(strength, Tensor):
+                strength = _rowwise(strength[:, None].to(resid), frame)
+            self._held[:] = [(1 - strength) * distance]
+        return resid + (self._held[0] - distance) * unit
 
 
 Intervention = Add | Ablate | MeanAblate

@@ -218,6 +218,21 @@ def test_an_ablation_of_part_strength_goes_that_part_of_the_way(sharp, prompts):
         torch.testing.assert_close(after, before + strength * (target - before), atol=1e-4, rtol=0)
 
 
+def test_an_ablation_holds_its_first_layers_distance_from_the_mean_at_the_layers_above(
+    sharp, prompts
+):
+    strengths = torch.linspace(0.0, 3.0, len(prompts))
+    means = {layer: MEANS[layer] for layer in (0, 1)}
+    real = real_of(prompts)
+    clean = input_of_block(sharp, 1, lambda: forward(sharp, prompts))
+    with intervene(sharp, MeanAblate(VECTOR, means, strength=strengths)):
+        found = input_of_block(sharp, 2, lambda: forward(sharp, prompts))
+    for row, strength in enumerate(strengths.tolist()):
+        distance = (clean[row, real[row]] - MEANS[0]) @ UNIT
+        held = (found[row, real[row]] - MEANS[1]) @ UNIT
+        torch.testing.assert_close(held, (1 - strength) * distance, atol=1e-4, rtol=0)
+
+
 def test_two_interventions_apply_together(sharp, prompts, slow):
     first, second = Add(VECTOR, 0, 0.4, 4.0, at="all"), Ablate(random_vectors(32, seed=9), (1,))
     with intervene(sharp, first, second):
