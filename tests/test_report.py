@@ -78,7 +78,7 @@ def test_every_number_of_a_verdict_stands_in_its_row(page):
     shown = text(row.group())
     for expected in (
         "layer 2, read before, dose 0.5", "causal", "7.5% → 31.2%", "0.970 [0.940, 0.990]",
-        "7.5% → 40.6%", "+33.1 [+29.1, +38.1]", "+26.5 (+3.3, n = 140)", "0.007 (0.028)", "80.0%",
+        "7.5% → 40.6%", "+33.1 [+29.1, +38.1]", "+26.5 (+3.3) n = 140", "0.007 (0.028)", "80.0%",
         "+9.9 [+6.9, +12.9]",
     ):  # fmt: skip
         assert expected in shown
