@@ -51,7 +51,7 @@ def run(
 ) -> None:
     """Do the main job: traces, activations, probes, causal tests with nulls, figures, report.
 
-    Writes results.json, directions.safetensors and report.html into the run's folder. About four
+    Writes results.json, directions.safetensors and report.html into the run's folder. Under five
     minutes on two cores.
     """
     from interp.config import Config
