@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations import previous_behaviors
@@ -87,6 +87,14 @@ def effects(
         rows = torch.cat([changes(points, layer, v, a, means) for v, a in parts])
         found.append(rearrange(rows, "(n r u) p b -> n r u b p", n=n, r=n_readings))
     return rearrange(found, "l n r u b p -> n r l u b p").cpu().numpy()
+
+
+def over_choices(
+    effects: Float[np.ndarray, "*any behavior point"], at: Bool[np.ndarray, "behavior point"]
+) -> Float[np.ndarray, "*any behavior"]:
+    """Mean effect on each behavior over the points at which it is a choice."""
+    weights = at / at.sum(1, keepdims=True).clip(1)
+    return np.einsum("...bp,bp->...b", effects, weights)
 
 
 def sizes(
@@ -258,14 +266,12 @@ def rate_change(clean: ArmResult, steered: ArmResult, behavior: int, seed: int) 
     The interval is None where chances are in fewer than `MIN_PROBLEMS` problems, too few to
     resample, except where the unedited model has none at all.
     """
-    parts, few = [], False
+    parts, carried = [], []
     for result in (steered, clean):
         chances = result.chances[behavior]
-        few |= np.count_nonzero(chances) < (
-            MIN_PROBLEMS if result is steered or chances.any() else 0
-        )
+        carried.append(np.count_nonzero(chances))
         parts += [result.taken[behavior], chances if chances.any() else np.ones_like(chances)]
-    if few:
+    if carried[0] < MIN_PROBLEMS or 0 < carried[1] < MIN_PROBLEMS:
         return {"effect": steered.rate(behavior) - clean.rate(behavior), "ci": None}
     found = paired_ratio_bootstrap(*parts, seed=seed)
     return {"effect": found.value, "ci": [found.ci.low, found.ci.high]}

@@ -1,8 +1,8 @@
 """The causal stage of the main job: choose on the select split, confirm on the report split."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,14 @@ from interp.causal import (
     count,
     effect_record,
     effects,
+    over_choices,
     rate_change,
     run_arms,
     sizes,
     spread,
 )
 from interp.config import Config, Material
+from interp.curves import causal_sweep, dose_response, mean_effect
 from interp.decisions import DecisionPoints, first_token_shares
 from interp.models import Model
 from interp.pairs import Pair
@@ -81,7 +83,7 @@ NULL_NEW_TOKENS = 90
 """Length of the traces that p-values compare: most clean ones end before, loops go on for ever."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trial:
     """One behavior on trial: the arms of its direction and of its nulls, each with its own use.
 
@@ -90,7 +92,7 @@ class Trial:
 
     effects: Float[np.ndarray, "reading layer use point"]
     real: Arm
-    nulls: list[Arm] = field(default_factory=list)
+    nulls: list[Arm]
 
 
 class CausalTest:
@@ -151,7 +153,8 @@ class CausalTest:
         self.random = random_vectors(self.noise, n_layers, READINGS, config.n_random, config.seed)
         self.random_effects = self.spreads = None
         if self.means is None:  # the same for every behavior, unlike ablations of a given size
-            self.random_effects = self.scan(self.random, "random directions")
+            with self.progress.bar("addition: random directions", config.n_random) as advance:
+                self.random_effects, _ = self.scan(self.random, advance=advance)
             self.spreads = spread(self.random_effects)
 
     def effects(
@@ -177,30 +180,32 @@ class CausalTest:
         amounts = amounts.to(vectors)
         return effects(self.select, vectors, amounts, self.means), amounts
 
-    def means_of(
-        self, effects: Float[np.ndarray, "*direction reading layer use behavior point"]
-    ) -> Float[np.ndarray, "*direction reading layer use behavior"]:
-        """Means of select effects over the points at which the behavior is a choice."""
-        weights = self.select_at / self.select_at.sum(1, keepdims=True).clip(1)
-        return np.einsum("...bp,bp->...b", effects, weights)
-
     def scan(
-        self, vectors: Float[Tensor, "direction reading layer d_model"], what: str
-    ) -> Float[np.ndarray, "direction reading layer use behavior"]:
-        """Mean select effects of many directions, with a progress bar."""
-        found = []
-        with self.progress.bar(f"{self.kind}: {what}", len(vectors)) as advance:
-            for part in vectors.split(DIRECTIONS_PER_BATCH):
-                found.append(self.means_of(self.effects(part)[0]))
-                advance(len(part))
-        return np.concatenate(found)
+        self,
+        vectors: Float[Tensor, "direction reading layer d_model"],
+        dose: float | None = None,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> tuple[
+        Float[np.ndarray, "direction reading layer use behavior"],
+        Float[Tensor, "direction reading layer use"],
+    ]:
+        """Mean select effects of many directions where each behavior is a choice, and amounts."""
+        found, amounts = [], []
+        for part in vectors.split(DIRECTIONS_PER_BATCH):
+            effects, used = self.effects(part, dose)
+            found.append(over_choices(effects, self.select_at))
+            amounts.append(used)
+            advance(len(part))
+        return np.concatenate(found), torch.cat(amounts)
 
     def arm(
         self, label: str, vectors: Float[Tensor, "reading layer d_model"], behavior: int
     ) -> tuple[Arm, Float[np.ndarray, "reading layer use behavior point"]]:
         """The direction on trial with the use that suits `behavior` best, and its select effects."""
         found, _ = self.effects(vectors[None])
-        reading, layer, use = choose(self.means_of(found[0]), behavior, self.sign, self.spreads)
+        reading, layer, use = choose(
+            over_choices(found[0], self.select_at), behavior, self.sign, self.spreads
+        )
         if self.means is None:
             dose = DOSES[use]
         else:
@@ -219,19 +224,18 @@ class CausalTest:
     ) -> list[Arm]:
         """Null directions at the dose of the one on trial, each with the use that suits it best.
 
-        `effects` may give their select effects where these are known.
+        `effects` gives the select effects of additions where these are known.
         """
-        arms, amounts = [], None
-        if effects is None or self.means is not None:
-            parts = [self.effects(v, dose) for v in vectors.split(DIRECTIONS_PER_BATCH)]
-            effects = np.concatenate([self.means_of(found) for found, _ in parts])
-            amounts = torch.cat([part for _, part in parts])
-        use = DOSES.index(dose) if self.means is None else 0
+        if effects is None:
+            effects, amounts = self.scan(vectors, dose)
+        else:
+            amounts = None
+        adds = self.means is None
+        use = DOSES.index(dose) if adds else 0
+        arms = []
         for n, v in enumerate(vectors):
             reading, layer, _ = choose(effects[n], behavior, self.sign, self.spreads, use)
-            strength = 1.0
-            if self.means is not None and amounts is not None:
-                strength = float(amounts[n, reading, layer, 0])
+            strength = 1.0 if adds or amounts is None else float(amounts[n, reading, layer, 0])
             candidate = Candidate(reading, layer, dose, strength)
             arms.append(_named(f"{label}-{n}", v, candidate))
         return arms
@@ -315,10 +319,9 @@ class CausalTest:
         nulls = [few[arm.name] for arm in trial.nulls]
         read, contrast = READINGS[use.reading]
         points = proxies[name][self.report_at[i], i]
-        null_proxies = np.stack([self.at_report(proxies[arm.name]) for arm in trial.nulls])
-        seen = self.at_report(proxies[name])
-        estimate = paired_bootstrap(
-            points, np.zeros_like(points), self.report.groups[self.report_at[i]], seed=seed
+        null_proxies, seen = (
+            over_choices(np.swapaxes(found, -1, -2), self.report_at)
+            for found in (np.stack([proxies[arm.name] for arm in trial.nulls]), proxies[name])
         )
         record = effect_record(clean, steered, few["clean"], few[name], nulls, i, sign, seed) | {
             "layer": use.layer,
@@ -326,8 +329,7 @@ class CausalTest:
             "contrast": contrast,
             "choice_after": sorted(self.after[self.behaviors[i]]),
             "proxy": {
-                "effect": estimate.value,
-                "ci": [estimate.ci.low, estimate.ci.high],
+                **mean_effect(points, self.report.groups[self.report_at[i]], seed),
                 **beside_null(seen, null_proxies, i, sign),
             },
         }
@@ -352,8 +354,8 @@ class CausalTest:
             "addition": record | {"dose": use.dose},
             "accuracy_effect": accuracy_effect,
             "specificity": self._specificity(clean, steered),
-            "causal_sweep": self._causal_sweep(trial.effects, random_effects, groups_at),
-            "dose_response": self._dose_response(trial.effects, random_effects, groups_at, use),
+            "causal_sweep": causal_sweep(trial.effects, random_effects, groups_at, seed),
+            "dose_response": dose_response(trial.effects, random_effects, groups_at, use, seed),
         }
 
     def proxies(self, arms: Iterable[Arm]) -> dict[str, Float[np.ndarray, "point behavior"]]:
@@ -374,45 +376,9 @@ class CausalTest:
                 found |= zip((arm.name for arm in batch), rows, strict=True)
         return found
 
-    def at_report(
-        self, changes: Float[np.ndarray, "point behavior"]
-    ) -> Float[np.ndarray, " behavior"]:
-        """Mean change of each behavior's probability over the report points where it is a choice."""
-        weights = self.report_at / self.report_at.sum(1, keepdims=True).clip(1)
-        return np.einsum("pb,bp->b", changes, weights)
-
     def _specificity(self, clean, steered) -> dict:
         seed = self.config.seed
         return {b: rate_change(clean, steered, j, seed) for j, b in enumerate(self.behaviors)}
-
-    def _point(self, values: np.ndarray, null: np.ndarray, groups: np.ndarray) -> dict:
-        e = paired_bootstrap(values, np.zeros_like(values), groups, seed=self.config.seed)
-        return {
-            "effect": e.value,
-            "ci": [e.ci.low, e.ci.high],
-            "null_q05": float(np.quantile(null, 0.05)),
-            "null_q95": float(np.quantile(null, 0.95)),
-        }
-
-    def _causal_sweep(
-        self, effects: np.ndarray, null: np.ndarray, groups: np.ndarray
-    ) -> list[dict]:
-        rows = []
-        for layer in range(effects.shape[1]):
-            best = np.unravel_index(
-                int(effects[:, layer].mean(-1).argmax()), effects[:, layer].shape[:2]
-            )
-            strongest = null[:, :, layer].max((1, 2))
-            rows.append({"layer": layer, **self._point(effects[:, layer][best], strongest, groups)})
-        return rows
-
-    def _dose_response(self, effects, null, groups, candidate: Candidate) -> list[dict]:
-        zero = {"dose": 0.0, "effect": 0.0, "ci": [0.0, 0.0], "null_q05": 0.0, "null_q95": 0.0}
-        cell = (candidate.reading, candidate.layer)
-        return [zero] + [
-            {"dose": dose, **self._point(effects[cell][d], null[:, *cell, d], groups)}
-            for d, dose in enumerate(DOSES)
-        ]
 
 
 def _named(

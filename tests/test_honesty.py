@@ -7,7 +7,7 @@ import pytest
 
 from interp.activations import collect, hook_name, pool_batch
 from interp.behaviors import segment_all
-from interp.causal import beside_null
+from interp.causal import beside_null, over_choices
 from interp.causal_stage import CausalTest
 from interp.config import Config, Material, split_problems
 from interp.pairs import load_pair
@@ -85,8 +85,11 @@ def test_causal_p_values_on_shuffled_labels_are_small_at_most_eight_percent_of_t
         dose = real.candidate.dose
         nulls = test.null_arms("random", test.random, i, dose, test.random_effects)
         proxies = test.proxies([real, *nulls])
-        null = np.stack([test.at_report(proxies[arm.name]) for arm in nulls])
-        return beside_null(test.at_report(proxies[real.name]), null, i, test.sign)["p_value"]
+        null, seen = (
+            over_choices(np.swapaxes(found, -1, -2), test.report_at)
+            for found in (np.stack([proxies[arm.name] for arm in nulls]), proxies[real.name])
+        )
+        return beside_null(seen, null, i, test.sign)["p_value"]
 
     real = fitted_vectors(store, store.labels == behavior, n_layers, READINGS)
     assert p_value(real) <= 0.02
