@@ -1,22 +1,17 @@
 """Decision points: what a model would start next, rescored cheaply under an edit."""
 
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.activations import hook_name, previous_behaviors
 from interp.models import Model, left_pad, positions_of
+from interp.queries import Above, key_values, logits_above
 from interp.types import Segment, Trace
 from probes import rng
-
-Above = Callable[[int, Float[Tensor, "edit point d_model"]], Float[Tensor, "edit point d_model"]]
-"""Edits the output of a block, given its layer."""
 
 
 def first_token_shares(
@@ -91,9 +86,7 @@ class DecisionPoints:
             )
         self._positions = positions_of(real)[rows, places][:, None]
         self._before = real[rows] & (torch.arange(width, device=model.device) < places[:, None])
-        cache.batch_select_indices(rows)
-        self._cache = cache
-        self._clean = [(layer.keys, layer.values) for layer in cache.layers]
+        self._kv = key_values(cache, rows)
         # Every effect is a change from this, so it is computed once.
         self.clean = self.probabilities(0, self.resid[0])
 
@@ -114,29 +107,18 @@ class DecisionPoints:
 
         `above(k, resid)` edits the output of each later block k in turn.
 
-        A leading axis scores several edits in one forward pass: they stand side by side as queries
-        of one row, each of which sees the clean tokens before the point and itself.
+        A leading axis scores several edits in one forward pass.
         """
-        hf: Any = self.model.bridge.original_model
         edits = resid if resid.ndim == 3 else resid[None]
-        n_points, n_edits = len(self), len(edits)
-        itself = torch.eye(n_edits, dtype=torch.bool, device=resid.device)
-        before = self._before[:, None].expand(-1, n_edits, -1)
-        seen = torch.cat([before, itself.expand(n_points, -1, -1)], -1)[:, None]
-        mask = torch.zeros(seen.shape, device=resid.device)
-        mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
-        try:
-            with _blocks_above(hf.base_model, layer, above):
-                out = hf(
-                    inputs_embeds=edits.transpose(0, 1),
-                    past_key_values=self._cache,
-                    attention_mask=mask,
-                    position_ids=self._positions.expand(-1, n_edits),
-                    use_cache=True,
-                ).logits
-        finally:
-            for cached, clean in zip(self._cache.layers, self._clean, strict=True):
-                cached.keys, cached.values = clean
+        out = logits_above(
+            self.model,
+            layer,
+            edits.transpose(0, 1),
+            self._kv,
+            self._before[:, None].expand(-1, len(edits), -1),
+            self._positions.expand(-1, len(edits)),
+            above,
+        )
         return out.transpose(0, 1).reshape(*resid.shape[:-1], -1)
 
     def probabilities(
@@ -144,27 +126,3 @@ class DecisionPoints:
     ) -> Float[Tensor, "*edit point behavior"]:
         """Probability that the next segment is each behavior, read off its first token."""
         return self.logits(layer, resid, above).softmax(-1) @ self.shares
-
-
-@contextmanager
-def _blocks_above(body: Any, layer: int, above: Above | None):
-    blocks = body.layers
-    body.layers = nn.ModuleList(list(blocks)[layer + 1 :])
-    hooks = []
-    if above is not None:
-        for k, block in enumerate(body.layers, layer + 1):
-            hooks.append(block.register_forward_hook(_edit(k, above)))
-    try:
-        yield
-    finally:
-        body.layers = blocks
-        for hook in hooks:
-            hook.remove()
-
-
-def _edit(layer: int, above: Above):
-    # Blocks see edits as positions of a row; a caller sees [edit, point, d_model].
-    def hook(block, args, out: Tensor) -> Tensor:
-        return rearrange(above(layer, rearrange(out, "p e d -> e p d")), "e p d -> p e d")
-
-    return hook

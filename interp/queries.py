@@ -1,0 +1,89 @@
+"""What a model would say next if the residual stream were another: queries over cached keys and values."""
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+from interp.models import Model
+
+KeyValues = Sequence[tuple[Tensor, Tensor]]
+"""Keys and values [row, head, pos, d_head] of every layer."""
+Above = Callable[[int, Float[Tensor, "query row d_model"]], Float[Tensor, "query row d_model"]]
+"""Edits the output of a block, given its layer."""
+
+
+def key_values(cache: Any, rows: Int[Tensor, " row"] | None = None) -> KeyValues:
+    """Keys and values of a cache, of some of its rows if these are given."""
+    pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    return pairs if rows is None else [(k[rows], v[rows]) for k, v in pairs]
+
+
+def logits_above(
+    model: Model,
+    layer: int,
+    resid: Float[Tensor, "row query d_model"],
+    kv: KeyValues,
+    seen: Bool[Tensor, "row query pos"],
+    positions: Int[Tensor, "row query"],
+    above: Above | None = None,
+) -> Float[Tensor, "row query d_vocab"]:
+    """Next-token logits when the output of block `layer` is `resid`.
+
+    The queries of a row stand side by side: each sees itself and the cached positions that `seen` says,
+    and no other query, so many edits of one text cost one pass through the blocks above `layer`. The
+    cache is left as it was. `above(k, resid)` edits the output of each later block k in turn.
+    """
+    hf: Any = model.bridge.original_model
+    n_rows, n_queries = resid.shape[:2]
+    itself = torch.eye(n_queries, dtype=torch.bool, device=resid.device)
+    visible = torch.cat([seen, itself.expand(n_rows, -1, -1)], -1)[:, None]
+    mask = torch.zeros(visible.shape, dtype=resid.dtype, device=resid.device)
+    mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
+    with _blocks_above(hf.base_model, layer, above):
+        return hf(
+            inputs_embeds=resid,
+            past_key_values=_cache(kv),
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+        ).logits
+
+
+def _cache(kv: KeyValues) -> Cache:
+    layers = []
+    for keys, values in kv:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        layers.append(layer)
+    return Cache(layers=layers)
+
+
+@contextmanager
+def _blocks_above(body: Any, layer: int, above: Above | None):
+    blocks = body.layers
+    body.layers = nn.ModuleList(list(blocks)[layer + 1 :])
+    hooks = []
+    if above is not None:
+        for k, block in enumerate(body.layers, layer + 1):
+            hooks.append(block.register_forward_hook(_edit(k, above)))
+    try:
+        yield
+    finally:
+        body.layers = blocks
+        for hook in hooks:
+            hook.remove()
+
+
+def _edit(layer: int, above: Above):
+    # Blocks see queries as positions of a row; a caller sees [query, row, d_model].
+    def hook(block, args, out: Tensor) -> Tensor:
+        return rearrange(above(layer, rearrange(out, "r q d -> q r d")), "q r d -> r q d")
+
+    return hook
