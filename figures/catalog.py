@@ -5,14 +5,20 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from figures import _hybrid_parts, _parts
 from figures.cosine import model_cosine
 from figures.dose import dose_response
 from figures.effects import causal_effects
 from figures.frequency import behavior_frequency
+from figures.hybrid import recovery_by_arm, recovery_by_share
+from figures.hybrid_factorial import factorial_heatmap
+from figures.hybrid_traces import firing_positions, side_by_side
 from figures.specificity import specificity_heatmap
 from figures.sweep import layer_sweep
 
-FIGURES: dict[str, Callable[[Mapping[str, Any]], go.Figure]] = {
+Catalog = dict[str, Callable[[Mapping[str, Any]], go.Figure]]
+
+FIGURES: Catalog = {
     "causal_effects": causal_effects,
     "layer_sweep": layer_sweep,
     "dose_response": dose_response,
@@ -20,4 +26,31 @@ FIGURES: dict[str, Callable[[Mapping[str, Any]], go.Figure]] = {
     "behavior_frequency": behavior_frequency,
     "model_cosine": model_cosine,
 }
-"""Every figure by name, in the order in which a report shows them."""
+"""Every figure of the main job by name, in the order in which a report shows them."""
+
+HYBRID_FIGURES: Catalog = {
+    "recovery_by_arm": recovery_by_arm,
+    "recovery_by_share": recovery_by_share,
+    "firing_positions": firing_positions,
+    "side_by_side": side_by_side,
+    "factorial_heatmap": factorial_heatmap,
+}
+"""Every figure of a hybrid run by name, in the order in which a report shows them."""
+
+_BY_SCHEMA = {_parts.SCHEMA: FIGURES, _hybrid_parts.SCHEMA: HYBRID_FIGURES}
+
+
+def figures_of(results: Mapping[str, Any]) -> Catalog:
+    """The figures that are drawn from results of this schema.
+
+    Raises:
+        ValueError: when the results are of no known schema.
+    """
+    schema = results.get("schema")
+    if schema not in _BY_SCHEMA:
+        known = " or ".join(repr(name) for name in _BY_SCHEMA)
+        raise ValueError(
+            f"These results have schema {schema!r}, expected {known}: pass the dict read from the "
+            "results.json or hybrid.json of a run."
+        )
+    return _BY_SCHEMA[schema]

@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from figures.catalog import FIGURES
+from figures.catalog import figures_of
 
 FORMATS = ("pdf", "svg", "png", "html")
 _IMAGE_SCALE = {"png": 2}
@@ -22,15 +22,17 @@ def export(
 ) -> list[Path]:
     """Write every figure of `results` to `folder/<figure name>.<format>`.
 
+    The schema of `results` chooses the figures: those of a main job or of a hybrid run.
+
     HTML files are self-contained (about 5 MB each: plotly.js is inside). Images are drawn by
     Chrome or Chromium, found on PATH or named by the environment variable BROWSER_PATH; one
     browser draws them all.
 
     Returns:
-        The files written, HTML first, then images in the order of `FIGURES`.
+        The files written, HTML first, then images in the order of the catalog.
 
     Raises:
-        ValueError: for a format that is not one of `FORMATS`, or results of another schema.
+        ValueError: for a format that is not one of `FORMATS`, or results of an unknown schema.
         NoBrowser: when images are asked for and no browser could be started. By then the HTML
             files are written, asked for or not.
     """
@@ -38,7 +40,7 @@ def export(
     for name in asked:
         if name not in FORMATS:
             raise ValueError(f"Unknown figure format {name!r}: choose from {', '.join(FORMATS)}.")
-    drawn = {name: figure(results) for name, figure in FIGURES.items()}
+    drawn = {name: figure(results) for name, figure in figures_of(results).items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
 

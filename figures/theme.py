@@ -27,6 +27,18 @@ INK = "#262626"
 UNKNOWN = "#5F6B7A"
 """Color of a behavior outside the taxonomy (an unsupervised category, say)."""
 
+KIND_COLORS = {
+    "hybrid": "#D55E00",
+    "method": "#0072B2",
+    "control": "#7F7F7F",
+    "ceiling": "#1A1A1A",
+    "baseline": "#009E73",
+}
+"""Kinds of arms of a hybrid run, in the order in which they are shown; `hybrid` is the chosen arm."""
+
+MONO = '"DejaVu Sans Mono", Menlo, "Liberation Mono", "Courier New", monospace'
+"""Fonts whose characters are all about 0.6 em wide: marks under the text can be placed."""
+
 _FONT = 'Helvetica, Arial, "Liberation Sans", sans-serif'
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.io import to_html
@@ -69,7 +70,7 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
     Raises:
         ValueError: when `results` is not of the schema that the figures read.
     """
-    figures = [_drawn(name, results) for name in FIGURES]
+    figures = [drawn(name, FIGURES[name](results), *CAPTIONS[name]) for name in FIGURES]
     ranks = list(VERDICTS)
     given: Mapping[str, Any] = results["behaviors"]
 
@@ -78,20 +79,17 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
         return ranks.index(verdict) if verdict in ranks else len(ranks)
 
     shown = {segment["behavior"] for one in examples for segment in one["segments"]} - {None}
-    page = _environment().get_template("report.html.j2")
+    page = environment().get_template("report.html.j2")
     return page.render(
         results=results,
-        names=sorted(_in_order(given), key=strongest_first),
+        names=sorted(in_order(given), key=strongest_first),
         examples=examples,
-        legend=_in_order(sorted(shown)),
+        legend=in_order(sorted(shown)),
         verdicts=VERDICTS,
         reading=reading(results),
         figures=figures,
         # inside a <script>, where plotly.js must not be escaped; it comes with plotly itself
         plotlyjs=Markup(get_plotlyjs()),
-        share=_share,
-        points=_points,
-        decimal=_decimal,
     )
 
 
@@ -111,7 +109,7 @@ def reading(results: Mapping[str, Any]) -> str:
         ("absent", "no direction for {them} was found in the base model, which favors “how”"),
     ):
         found = [
-            theme.label(name).lower() for name in _in_order(verdicts) if verdicts[name] == verdict
+            theme.label(name).lower() for name in in_order(verdicts) if verdicts[name] == verdict
         ]
         if found:
             them = "it" if len(found) == 1 else "them"
@@ -125,16 +123,15 @@ def reading(results: Mapping[str, Any]) -> str:
     return f"Of {len(verdicts)} {noun}, {'; '.join(clauses)}."
 
 
-def _in_order(names: Iterable[str]) -> list[str]:
+def in_order(names: Iterable[str]) -> list[str]:
     """Behaviors in the taxonomy's order, then any others as they come."""
     given = list(names)
     known = [name for name in theme.BEHAVIOR_COLORS if name in given]
     return known + [name for name in given if name not in known]
 
 
-def _drawn(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
+def drawn(name: str, figure: go.Figure, heading: str, caption: str) -> dict[str, Any]:
     """A figure as an HTML fragment that follows the width of the page, up to its own width."""
-    figure = FIGURES[name](results)
     width = figure.layout.width  # pyright: ignore[reportAttributeAccessIssue]
     figure.update_layout(width=None, autosize=True)
     fragment = to_html(
@@ -145,7 +142,6 @@ def _drawn(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
         default_height=f"{figure.layout.height}px",  # pyright: ignore[reportAttributeAccessIssue]
         config={"responsive": True, "displayModeBar": False},
     )
-    heading, caption = CAPTIONS[name]
     # to_html writes <, > and / of every string as \uXXXX, so no label can end the script
     return {
         "name": name,
@@ -156,25 +152,26 @@ def _drawn(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """The templates of all reports: text is escaped, numbers have their filters."""
+    found = Environment(
         loader=PackageLoader("interp", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        share=_share,
-        points=_points,
-        decimal=_decimal,
+    shown = {"share": share, "points": _points, "decimal": _decimal}
+    found.globals.update(shown)  # as arguments of a macro
+    found.filters.update(
+        **shown,
         p_value=_p_value,
         label=theme.label,
         color=theme.color,
         slug=_slug,
         seconds=_seconds,
     )
-    return environment
+    return found
 
 
 _MISSING = "–"
@@ -184,9 +181,12 @@ def _minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
     """Share as a percentage: 0.312 becomes 31.2%."""
-    return _MISSING if value is None else _minus(f"{value * 100:.1f}%")
+    if value is None:
+        return _MISSING
+    text = f"{value * 100:.1f}%"
+    return "0.0%" if text == "-0.0%" else _minus(text)
 
 
 def _points(value: float | None) -> str:

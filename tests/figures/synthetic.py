@@ -191,3 +191,241 @@ def make_examples() -> list[dict[str, Any]]:
             "segments": careful,
         },
     ]
+
+
+# kind, controller, vectors, coefficients, accuracy, tokens steered
+_ARMS = {
+    "hybrid": ("method", "model-margin", "trained", "candidates", 0.6, 0.118),
+    "controller: probe": ("method", "probe", "trained", "candidates", 0.52, 0.163),
+    "vectors: difference-of-means": (
+        "method", "model-margin", "difference-of-means", "candidates", 0.43, 0.118,
+    ),
+    "coefficients: sweep": ("method", "model-margin", "trained", "sweep", 0.57, 0.118),
+    "random-vectors": ("control", "model-margin", "random", "candidates", 0.329, 0.118),
+    "random-category": ("control", "model-margin", "trained", "candidates", 0.41, 0.118),
+    "least-similar-category": ("control", "model-margin", "trained", "candidates", 0.3, 0.118),
+    "random-positions": ("control", "random", "trained", "candidates", 0.345, 0.121),
+    "magnitude-only": ("control", "model-margin", "magnitude", "candidates", 0.318, 0.118),
+    "bias-only": ("control", "model-margin", "bias", "candidates", 0.47, 0.118),
+    "logit-bias": ("control", "model-margin", "logits", "candidates", 0.5, 0.118),
+    "thinking-token": ("ceiling", "model-margin", None, None, 0.71, 0.118),
+    "prompt": ("baseline", None, None, None, 0.28, 0.0),
+    "power-sampling": ("baseline", None, None, None, 0.37, 0.0),
+}  # fmt: skip
+_WRITTEN = {
+    "base": "4 + 8 = 12 , 12 * 2 = 24 . 24 + 3 = 27 . answer 4 + 8 * 2 + 3 .",
+    "hybrid": "aim for 24 , then 24 * 3 = 72 . 4 + 8 = 12 , 12 * 2 = 24 . "
+    "check : 24 * 3 = 72 . answer 4 + 8 * 2 * 3 .",
+    "thinking": "aim for 24 , then 24 * 3 = 72 . 8 - 4 = 4 . no , go back . 4 + 8 = 12 , "
+    "12 * 2 = 24 . check : 24 * 3 = 72 . answer 4 + 8 * 2 * 3 .",
+}
+_STEERED = {0: (True, "subgoal-setting"), 1: (False, "subgoal-setting"), 4: (True, None)} | {
+    21: (True, "verification"), 22: (False, "verification")
+}  # fmt: skip
+
+
+def _tokens(model: str) -> list[dict[str, Any]]:
+    words = _WRITTEN[model].split()
+    marks = _STEERED if model == "hybrid" else {}
+    return [
+        {
+            "text": word if i == 0 else f" {word}",
+            "steered": i in marks,
+            "changed": marks[i][0] if i in marks else False,
+            "label": marks[i][1] if i in marks else None,
+        }
+        for i, word in enumerate(words)
+    ]
+
+
+def make_hybrid(refused: bool = False) -> dict[str, Any]:
+    """A hybrid run that never happened, schema `whenlens.hybrid/1`.
+
+    The base model is right on 31% and the thinking model on 75%, or on 33% where the gap is to be
+    refused. Some numbers are null: those of one arm's cost and of one arm's interval.
+    """
+    base, thinking = 0.31, 0.33 if refused else 0.75
+
+    def recovery(accuracy: float, width: float = 0.08) -> dict[str, Any] | None:
+        value = (accuracy - base) / (thinking - base)
+        return None if refused else {"value": value, "ci": [value - width, value + 1.2 * width]}
+
+    def arm(name: str) -> dict[str, Any]:
+        kind, controller, vectors, coefficients, accuracy, steered = _ARMS[name]
+        found = {
+            "kind": kind,
+            "controller": controller,
+            "vectors": vectors,
+            "coefficients": coefficients,
+            "accuracy": {"value": accuracy, "ci": _around(accuracy, 0.035, 0.04)},
+            "gap_recovery": recovery(accuracy),
+            "by_seed": [
+                None if refused else (accuracy - base) / (thinking - base) + shift
+                for shift in (-0.02, 0.0, 0.02)
+            ],
+            "tokens_steered": steered,
+            "tokens_changed": round(0.4 * steered, 4),
+            "positions_edited": 0.0 if kind in ("ceiling", "baseline") else round(0.7 * steered, 4),
+            "eos_rate": 0.97,
+            "truncated": 0.03,
+            "forwards_per_token": 1.0 if kind == "baseline" else 2.81,
+            "seconds": 184.2,
+            "n_tokens": 152034,
+        }
+        if name == "random-vectors":
+            found["sets"] = [
+                None if refused else round(0.04 + 0.11 * ((7 * i % 20) / 10 - 0.95), 4)
+                for i in range(20)
+            ]
+        if name == "prompt":
+            found |= {"positions_edited": None, "seconds": None, "by_seed": [None, None, None]}
+        if name == "logit-bias":
+            found["accuracy"]["ci"] = None
+        return found
+
+    def factorial(i: int, j: int, k: int) -> dict[str, Any]:
+        broken = (i, j, k) == (2, 1, 1)
+        accuracy = None if broken else 0.62 - 0.09 * i - 0.14 * j - 0.03 * k
+        return {
+            "controller": ("model-margin", "probe", "random")[i],
+            "vectors": ("trained", "difference-of-means", "sparse-decoder")[j],
+            "coefficients": ("candidates", "sweep")[k],
+            "accuracy": accuracy,
+            "gap_recovery": None if broken or refused else (accuracy - base) / (thinking - base),
+            "tokens_steered": None if broken else 0.118,
+        }
+
+    def budget(at_all: float, share: float) -> list[dict[str, Any]]:
+        return [
+            {
+                "margin": margin,
+                "tokens_steered": 0.118 * share**i,
+                "gap_recovery": recovery(base + at_all * 0.7**i, 0.06),
+            }
+            for i, margin in enumerate((0.0, 0.5, 1.0, 2.0, 4.0))
+        ]
+
+    tokens = [9000 - 300 * i for i in range(10)]
+    behaviors = ["initializing", "deduction", "backtracking", "verification", "subgoal-setting"]
+    strongest = None if refused else 0.727
+    return {
+        "schema": "whenlens.hybrid/1",
+        "version": "0.2.0",
+        "command": "whenlens hybrid --pair countdown-rl --out runs/hybrid",
+        "pair": "countdown-rl",
+        "task": "countdown",
+        "mode": "sampled",
+        "seeds": [0, 1, 2],
+        "d_model": 160,
+        "n_layers": 4,
+        "config": {"k": 3, "margin": 0.0, "layers": [1, 2]},
+        "splits": {"fit": 300, "select": 200, "report": 500},
+        "accuracy": {
+            "base": {"value": base, "ci": _around(base, 0.04, 0.04), "n": 1500},
+            "thinking": {"value": thinking, "ci": _around(thinking, 0.04, 0.04), "n": 1500},
+        },
+        "gap": {"value": thinking - base, "ci": _around(thinking - base, 0.045, 0.045)},
+        "gap_refused": "the gap is 2.0 points, under 5 points" if refused else None,
+        "taxonomy": {
+            "method": "topk-sae",
+            "layer": 2,
+            "n_categories": 6,
+            "k": 3,
+            "fvu": 0.21,
+            "ami": 0.58,
+            "kmeans_ami": 0.47,
+            "f1": {"deduction": 0.93, "verification": 0.81, "backtracking": None},
+            "categories": [
+                {"index": i, "share": share, "behavior": behavior, "purity": purity}
+                for i, (share, behavior, purity) in enumerate(
+                    [
+                        (0.31, "deduction", 0.95),
+                        (0.24, "subgoal-setting", 0.88),
+                        (0.17, "verification", 0.79),
+                        (0.12, "backtracking", 0.62),
+                        (0.1, "final-answer", 0.99),
+                        (0.06, None, None),
+                    ]
+                )
+            ],
+            "grid": [
+                {
+                    "layer": layer,
+                    "n_latents": size,
+                    "fvu": 0.3 - 0.01 * size,
+                    "ami": 0.5 + 0.01 * layer,
+                    "consistency": 0.7,
+                    "completeness": 0.6,
+                    "orthogonality": 0.8,
+                    "score": 0.7 + 0.01 * layer,
+                }
+                for layer in (1, 2)
+                for size in (6, 9)
+            ],
+        },
+        "layer": 2,
+        "factorial": [
+            factorial(i, j, k)
+            for k in range(2)
+            for i in range(3)
+            for j in range(3)
+            if (i, j, k) != (1, 2, 1)
+        ],
+        "chosen": {
+            "controller": "model-margin",
+            "vectors": "trained",
+            "coefficients": "candidates",
+        },
+        "arms": {name: arm(name) for name in reversed(_ARMS)},
+        "contrasts": {
+            name: {
+                "value": 0.6 - values[4],
+                "ci": _around(0.6 - values[4], 0.04, 0.045),
+                "p_above": 1.0 if values[4] < 0.5 else 0.9995,
+            }
+            for name, values in _ARMS.items()
+            if values[0] in ("control", "baseline")
+        },
+        "equal_cost": [
+            {
+                "name": name,
+                "votes": votes,
+                "tokens_per_problem": cost,
+                "accuracy": {"value": value, "ci": _around(value, 0.04, 0.04)},
+            }
+            for name, votes, cost, value in (
+                ("power-sampling", 1, 843.2, 0.37),
+                ("entropy", 8, 810.5, 0.41),
+                ("base", 8, 826.0, 0.39),
+            )
+        ],
+        "budget": {"hybrid": budget(0.29, 0.5), "thinking-token": budget(0.4, 0.55)},
+        "firing": {
+            "bins": [i / 10 for i in range(11)],
+            "tokens": tokens,
+            "steered": {
+                name: [
+                    round(count * (0.02 + 0.012 * ((3 * b + i) % (4 + b)) / (1 + 0.2 * i)))
+                    for i, count in enumerate(tokens)
+                ]
+                for b, name in enumerate(reversed(behaviors))
+            },
+        },
+        "examples": [
+            {
+                "problem": problem,
+                **{
+                    model: {"correct": model != "base", "tokens": _tokens(model)}
+                    for model in ("base", "hybrid", "thinking")
+                },
+            }
+            for problem in ("reach 72 with 2 3 4 8", "reach 72 with 8 4 3 2")
+        ],
+        "verdict": {
+            "answer": "cannot-tell" if refused else "when",
+            "value": strongest,
+            "ci": None if refused else [0.641, 0.808],
+            "reason": "the gap is refused" if refused else "the interval lies above 0.5",
+        },
+        "timings": {"taxonomy": 41.2, "vectors": 95.0, "factorial": 310.4, "report": 1208.9},
+    }
