@@ -86,6 +86,19 @@ class ActivationStore:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def rows(self, mask: np.ndarray) -> "ActivationStore":
+        """The segments that a boolean mask says."""
+        keep = torch.from_numpy(mask)
+        return ActivationStore(
+            {key: values[keep] for key, values in self.values.items()},
+            self.labels[mask],
+            self.previous[mask],
+            self.groups[mask],
+            self.trace_index[mask],
+            self.segment_index[mask],
+            self.model,
+        )
+
 
 @torch.no_grad()
 def pool_batch(

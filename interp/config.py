@@ -30,7 +30,35 @@ class Config:
     n_null_problems: int = 40
 
 
-def split_problems(config: Config) -> dict[str, list[Problem]]:
+@dataclass(frozen=True)
+class HybridConfig:
+    """What a run depends on. Problem counts are upper limits of each split.
+
+    `seed` splits the problems; seeds `seed` to `seed + n_seeds - 1` are those of fits, controls
+    and draws. `prompt` is what the prompt baseline puts before a problem, `max_tokens` the
+    budget of prompt and trace together.
+    """
+
+    pair: str
+    seed: int = 0
+    n_seeds: int = 5
+    sampled: bool = False
+    annotator: str = "grammar"
+    n_fit: int = 600
+    n_select: int = 150
+    n_report: int = 500
+    n_random: int = 20
+    sizes: tuple[int, ...] = (8, 10, 15)
+    max_tokens: int = 169
+    prompt: str = "by a7 ."
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of fits, controls and draws."""
+        return tuple(range(self.seed, self.seed + self.n_seeds))
+
+
+def split_problems(config: Config | HybridConfig) -> dict[str, list[Problem]]:
     """Held-out problems for fitting, selecting and reporting; no problem serves two ends."""
     problems = Countdown().problems()
     shares = {"fit": 0.3, "select": 0.2, "report": 0.5}

@@ -26,21 +26,78 @@ def prompt_tokens(model: Model, prompt: str) -> list[int]:
     return list(ids) if bos is None or ids[:1] == [bos] else [bos, *ids]
 
 
-def _uniforms(seed: int, problem: str, sample: int, n: int) -> np.ndarray:
+def row_uniforms(seed: int, problem: str, sample: int | str, n: int) -> Float[np.ndarray, " n"]:
+    """A row's own draws from [0, 1)."""
     # Keyed by row, not by place in the batch, so that a row's draws are its own.
     key = hashlib.sha256(f"{seed}/{problem}/{sample}".encode()).digest()
     return np.random.default_rng(int.from_bytes(key[:16])).random(n)
 
 
 def next_tokens(
-    logits: Float[Tensor, "batch d_vocab"], uniforms: Float[Tensor, " batch"] | None
-) -> Int[Tensor, " batch"]:
-    """Greedy tokens, or samples at temperature 1 by inverting the cumulative distribution."""
+    logits: Float[Tensor, "*batch d_vocab"],
+    uniforms: Float[Tensor, "*batch"] | None,
+    temperature: float = 1.0,
+) -> Int[Tensor, "*batch"]:
+    """Greedy tokens, or samples by inverting the cumulative distribution."""
     if uniforms is None:
         return logits.argmax(-1)
-    cumulative = logits.double().softmax(-1).cumsum(-1)
-    threshold = uniforms[:, None] * cumulative[:, -1:]
+    cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    threshold = uniforms[..., None] * cumulative[..., -1:]
     return (cumulative > threshold).int().argmax(-1)
+
+
+class Batch:
+    """Rows that are decoded side by side: what the next pass reads, and what each row has said.
+
+    `ids`, `real` and `positions` [row, pos] are the next pass's tokens, `mask` [row, all pos] what it
+    may attend to, `places` [row] the rows' places among the prompts, `outputs` every prompt's new
+    tokens. Rows that have ended are dropped whenever the active share falls under `min_active_share`.
+    """
+
+    def __init__(
+        self, model: Model, prompts: Sequence[Sequence[int]], min_active_share: float = 0.8
+    ) -> None:
+        self.ids, self.real = left_pad(prompts, model.tokenizer.pad_token_id or 0, model.device)
+        self.positions, self.mask = positions_of(self.real), self.real
+        self.places = torch.arange(len(prompts), device=model.device)
+        self.starts = torch.zeros_like(self.real)
+        self.starts[:, -1] = True
+        self.outputs: list[list[int]] = [[] for _ in prompts]
+        self.going = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
+        self._end, self._min_active_share = model.tokenizer.eos_token_id, min_active_share
+        self._boundary = model.boundary.to(model.device)
+
+    def inputs(self) -> dict:
+        """Keyword arguments of the next pass, but for its cache."""
+        return {
+            "return_type": "logits_and_cache",
+            "attention_mask": self.mask.long(),
+            "position_ids": self.positions,
+            "use_cache": True,
+        }
+
+    def say(self, tokens: Int[Tensor, " row"]) -> Int[Tensor, " kept"] | None:
+        """Append a token to every row still going; returns the rows to keep in caches, if not all.
+
+        `going` [row] is then False for the rows that have ended but are still carried along.
+        """
+        for place, token, going in zip(
+            self.places.tolist(), tokens.tolist(), self.going.tolist(), strict=True
+        ):
+            if going:
+                self.outputs[place].append(token)
+        self.going = self.going & (tokens != self._end)
+        keep = None
+        if 0 < self.going.sum() < self._min_active_share * len(self.going):
+            keep = self.going.nonzero()[:, 0]
+            self.places, self.mask, tokens = self.places[keep], self.mask[keep], tokens[keep]
+            self.positions, self.going = self.positions[keep], self.going[keep]
+        # A row that has ended but is still carried along is padding from here on.
+        self.real = self.going[:, None]
+        self.ids, self.positions = tokens[:, None], self.positions[:, -1:] + 1
+        self.starts = self._boundary[self.ids] & self.real
+        self.mask = torch.cat([self.mask, self.real], dim=1)
+        return keep
 
 
 @torch.no_grad()
@@ -50,56 +107,27 @@ def decode(
     uniforms: Float[Tensor, "row step"] | None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     rows: Int[Tensor, " row"] | None = None,
+    temperature: float = 1.0,
     min_active_share: float = 0.8,
 ) -> list[list[int]]:
     """Continue each prompt until its end-of-sequence token; returns the new tokens of each row.
 
-    One forward for the prompts, then one-token forwards over the KV cache. Rows that have ended
-    are dropped from the batch whenever the active share falls under `min_active_share`. `rows`
-    are the indices that interventions see (default: the row's place in `prompts`).
+    One forward for the prompts, then one-token forwards over the KV cache. `rows` are the indices
+    that interventions see (default: the row's place in `prompts`).
     """
-    device = model.device
-    stop = {model.tokenizer.eos_token_id}
-    boundary = model.boundary.to(device)
-    ids, real = left_pad(prompts, model.tokenizer.pad_token_id or 0, device)
-    rows = torch.arange(len(prompts), device=device) if rows is None else rows.to(device)
-    places = list(range(len(prompts)))
-    outputs: list[list[int]] = [[] for _ in prompts]
-    ended = [False] * len(prompts)
-    starts = torch.zeros_like(real)
-    starts[:, -1] = True
-    positions = positions_of(real)
-    mask, cache = real, None
+    batch, cache = Batch(model, prompts, min_active_share), None
+    rows = torch.arange(len(prompts)) if rows is None else rows
+    rows = rows.to(model.device)
     for step in range(max_new_tokens):
-        with model.framed(Frame(rows, real, starts, step)):
-            logits, cache = model.bridge(
-                ids,
-                return_type="logits_and_cache",
-                attention_mask=mask.long(),
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            )
-        draws = None if uniforms is None else uniforms[places, step].to(device)
-        tokens = next_tokens(logits[:, -1], draws)
-        for place, token in zip(places, tokens.tolist(), strict=True):
-            if not ended[place]:
-                outputs[place].append(token)
-                ended[place] = token in stop
-        active = [i for i, place in enumerate(places) if not ended[place]]
-        if not active or step == max_new_tokens - 1:
+        with model.framed(Frame(rows[batch.places], batch.real, batch.starts, step)):
+            logits, cache = model.bridge(batch.ids, past_key_values=cache, **batch.inputs())
+        draws = None if uniforms is None else uniforms[batch.places.cpu(), step].to(model.device)
+        keep = batch.say(next_tokens(logits[:, -1], draws, temperature))
+        if not batch.going.any():
             break
-        if len(active) < min_active_share * len(places):
-            keep = torch.tensor(active, device=device)
+        if keep is not None:
             cache.batch_select_indices(keep)
-            places = [places[i] for i in active]
-            rows, mask, tokens, positions = rows[keep], mask[keep], tokens[keep], positions[keep]
-        # A row that has ended but is still carried along is padding from here on.
-        real = torch.tensor([[not ended[place]] for place in places], device=device)
-        ids, positions = tokens[:, None], positions[:, -1:] + 1
-        starts = boundary[ids] & real
-        mask = torch.cat([mask, real], dim=1)
-    return outputs
+    return batch.outputs
 
 
 def generate(
@@ -128,7 +156,7 @@ def generate(
         part = asked[begin : begin + batch_size]
         uniforms = None
         if sampled:
-            draws = [_uniforms(seed, problem.id, k, max_new_tokens) for problem, k in part]
+            draws = [row_uniforms(seed, problem.id, k, max_new_tokens) for problem, k in part]
             uniforms = torch.from_numpy(np.stack(draws))
         new = decode(
             model,
@@ -139,13 +167,13 @@ def generate(
         )
         for (problem, k), tokens in zip(part, new, strict=True):
             traces.append(
-                _trace(model, problem, prompts[problem.prompt], tokens, grade, sampled, k)
+                graded(model, problem, prompts[problem.prompt], tokens, grade, sampled, k)
             )
         advance(len(part))
     return traces
 
 
-def _trace(
+def graded(
     model: Model,
     problem: Problem,
     prompt: list[int],
@@ -154,6 +182,7 @@ def _trace(
     sampled: bool,
     sample: int,
 ) -> Trace:
+    """The trace of a prompt and its new tokens, graded."""
     stopped = tokens[-1] == model.tokenizer.eos_token_id
     text = model.tokenizer.decode(tokens[:-1] if stopped else tokens)
     return Trace(
@@ -204,11 +233,14 @@ def accuracy(traces: Sequence[Trace]) -> np.ndarray:
 
 __all__ = [
     "MAX_NEW_TOKENS",
+    "Batch",
     "accuracy",
     "decode",
     "generate",
+    "graded",
     "next_tokens",
     "prompt_tokens",
     "read_traces",
+    "row_uniforms",
     "write_traces",
 ]

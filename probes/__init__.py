@@ -1,6 +1,7 @@
 """Directions, probes and the statistics that judge them: arrays in, results out."""
 
 from probes._arrays import rng
+from probes.ceiling import share_above, share_of_ceiling
 from probes.cosine import CosineEstimate, cosine_with_ci
 from probes.estimators import LogisticProbe, MeanDifference, WhitenedMeanDifference
 from probes.inference import (
@@ -11,6 +12,7 @@ from probes.inference import (
     GapTooSmall,
     Interval,
     bootstrap_over_groups,
+    bootstrap_weights,
     estimate_effect,
     gap_recovery,
     holm,
@@ -42,6 +44,7 @@ __all__ = [
     "auroc",
     "auroc_bootstrap",
     "bootstrap_over_groups",
+    "bootstrap_weights",
     "cosine_with_ci",
     "covariance_matched_directions",
     "estimate_effect",
@@ -55,6 +58,8 @@ __all__ = [
     "random_directions",
     "ratio_bootstrap",
     "rng",
+    "share_above",
+    "share_of_ceiling",
     "shuffle_labels",
     "split_groups",
     "sweep",

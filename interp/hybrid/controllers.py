@@ -1,0 +1,133 @@
+"""Controllers: when to steer the base, and which category's vector to use."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from interp.hybrid.decode import Controller, View
+from interp.hybrid.vectors import SteeringVectors
+from interp.taxonomy import Taxonomy
+
+Read = Callable[[Float[Tensor, "*n d_model"]], Int[Tensor, "*n"]]
+
+
+@dataclass(frozen=True)
+class Categories:
+    """Names for what may be steered, and how to tell one from the thinking model's residual stream."""
+
+    names: tuple[str, ...]
+    read: Read
+
+
+def one_category() -> Categories:
+    """No which, only when: a single vector for every place."""
+    return Categories(
+        ("any",), lambda resid: torch.zeros(resid.shape[:-1], dtype=torch.long, device=resid.device)
+    )
+
+
+def taxonomy_categories(taxonomy: Taxonomy, mean: Float[Tensor, " d_model"]) -> Categories:
+    """The taxonomy's category of a single token, centered by `mean`, that of such tokens."""
+    here = replace(taxonomy, mean=mean)
+    return Categories(tuple(f"category {i}" for i in range(taxonomy.n_categories)), here.categories)
+
+
+def probe_categories(resid: Float[Tensor, "n d_model"], behaviors: Sequence[str]) -> Categories:
+    """A multinomial logistic probe of the behavior that a token's sentence will show."""
+    names = tuple(sorted(set(behaviors)))
+    if len(names) == 1:
+        return Categories(names, one_category().read)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    probe.fit(resid.cpu().numpy(), [names.index(b) for b in behaviors])
+    scale, last = probe[0], probe[-1]
+    # Two classes have one row of weights, the other's being its negative.
+    weights, bias = np.atleast_2d(last.coef_) / scale.scale_, last.intercept_
+    if len(names) == 2:
+        weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    w = torch.from_numpy(weights).float().to(resid.device)
+    b = torch.from_numpy(bias - weights @ scale.mean_).float().to(resid.device)
+    return Categories(names, lambda x: (x @ w.T + b).argmax(-1))
+
+
+def _which(categories: Categories) -> Callable[[View], Tensor]:
+    def which(view: View) -> Tensor:
+        resid = view.base_resid if view.thinking_resid is None else view.thinking_resid
+        return categories.read(resid)
+
+    return which
+
+
+def disagreement(view: View) -> Bool[Tensor, " row"]:
+    """Where the greedy tokens of base and thinking model differ (Venhoff et al. 2510.07364)."""
+    assert view.thinking_logits is not None
+    return view.base_logits.argmax(-1) != view.thinking_logits.argmax(-1)
+
+
+def at_disagreements(name: str, categories: Categories, margin: float = 0.0) -> Controller:
+    """Steer where the models disagree, by the thinking model's category.
+
+    With a `margin`, only where the thinking model's own token is likelier by as much, in
+    probability, than the base's.
+    """
+
+    def when(view: View) -> Tensor:
+        differ = disagreement(view)
+        if margin:
+            assert view.thinking_logits is not None
+            p = view.thinking_logits.softmax(-1)
+            differ &= p.amax(-1) - p.gather(-1, view.base_logits.argmax(-1, True))[:, 0] >= margin
+        return differ
+
+    return Controller(name, when, _which(categories))
+
+
+def at_entropy(threshold: float) -> Controller:
+    """Steer where the base's entropy is over a threshold, in nats; needs no thinking model."""
+
+    def when(view: View) -> Tensor:
+        log_p = view.base_logits.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1) > threshold
+
+    return Controller("entropy", when, _which(one_category()), needs_thinking=False)
+
+
+def at_first_token() -> Controller:
+    """Steer the first generated token only; needs no thinking model."""
+
+    def when(view: View) -> Tensor:
+        return torch.full_like(view.draws, view.step == 0, dtype=torch.bool)
+
+    return Controller("first-token", when, _which(one_category()), needs_thinking=False)
+
+
+def at_random(categories: Categories, rate: float) -> Controller:
+    """Steer at random positions with a given rate, by the thinking model's category there."""
+    return Controller("random-positions", lambda view: view.draws < rate, _which(categories))
+
+
+def of_random_category(controller: Controller, allowed: Sequence[int]) -> Controller:
+    """The same moments, a random one of the categories."""
+
+    def which(view: View) -> Tensor:
+        choice = torch.tensor(allowed, device=view.draws.device)
+        return choice[(view.draws * len(allowed)).long().clamp_max(len(allowed) - 1)]
+
+    return replace(controller, which=which)
+
+
+def of_least_similar_category(controller: Controller, vectors: SteeringVectors) -> Controller:
+    """The same moments, the category whose shift has the smallest cosine with the right one's."""
+    shift = vectors.bias + vectors.vectors
+    length = shift.norm(dim=-1)
+    unit = shift / length.clamp_min(1e-12)[:, None]
+    cosine = unit @ unit.T
+    cosine[:, length == 0] = torch.inf  # a category without a vector is no control
+    other = cosine.argmin(-1)
+    return replace(controller, which=lambda view: other[controller.which(view)])

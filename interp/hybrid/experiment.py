@@ -1,0 +1,71 @@
+"""The hybrid experiment from end to end, and its results."""
+
+import importlib.metadata
+from dataclasses import asdict
+from pathlib import Path
+
+from interp.config import HybridConfig
+from interp.hybrid.measurement import Measurement
+from interp.hybrid.measures import contrast, verdict
+from interp.hybrid.preparation import make_traces, prepare
+from interp.hybrid.selection import choose
+from interp.hybrid.setup import Setup, config_json
+from interp.hybrid_report import write_hybrid_report
+from interp.pairs import load_pair
+from interp.progress import Progress
+from interp.runs import write_json
+from interp.tasks import Countdown
+
+SCHEMA = "whenlens.hybrid/1"
+
+
+def run_hybrid(
+    config: HybridConfig, out: Path, command: str = "", progress: Progress | None = None
+) -> dict:
+    """Fit on one split, choose on another, measure on a third; writes `hybrid.json` and `report.html`.
+
+    An interrupted run goes on at the arm and shard where it stopped. Raises `UserError` for models
+    that do not match or never differ, and for a budget that leaves no room.
+    """
+    setup = Setup(load_pair(config.pair), config, out, progress or Progress())
+    traces = make_traces(setup)
+    lab, taxonomy = prepare(setup, traces)
+    settings, factorial = choose(setup, lab, traces)
+    measurement = Measurement(setup, lab, traces, settings, factorial)
+    measured, scale = measurement.measure(), measurement.scale
+    results = {
+        "schema": SCHEMA,
+        "version": importlib.metadata.version("whenlens"),
+        "command": command,
+        "pair": setup.pair.name,
+        "task": Countdown.name,
+        "mode": "sampled" if config.sampled else "greedy",
+        "seeds": list(config.seeds),
+        "d_model": setup.pair.base.d_model,
+        "n_layers": setup.pair.base.n_layers,
+        "config": config_json(config),
+        "splits": {name: len(problems) for name, problems in setup.splits.items()},
+        "accuracy": {
+            name: scale.accuracy(values) | {"n": len(values)}
+            for name, values in (("base", scale.base), ("thinking", scale.thinking))
+        },
+        "gap": {"value": scale.gap.value, "ci": [scale.gap.ci.low, scale.gap.ci.high]},
+        "gap_refused": scale.refused,
+        "taxonomy": taxonomy,
+        "layer": settings.layer,
+        "settings": asdict(settings),
+        "factorial": factorial,
+        "chosen": asdict(measurement.recipe),
+        "arms": measured.records,
+        "contrasts": {
+            name: contrast(measured.accuracy["hybrid"], measured.accuracy[name], scale)
+            for name, record in measured.records.items()
+            if record["kind"] != "method"
+        },
+        **measured.extras,
+        "verdict": verdict(measured.accuracy, scale),
+        "timings": setup.run.timings,
+    }
+    write_json(out / "hybrid.json", results)
+    write_hybrid_report(results, out / "report.html")
+    return results

@@ -1,0 +1,129 @@
+"""The first stages of a hybrid run: traces, activations and the taxonomy."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from interp.activations import ActivationStore, collect, hook_name
+from interp.behaviors import segment_all
+from interp.hybrid.lab import Lab, candidate_layers
+from interp.hybrid.setup import Setup
+from interp.runs import read_json, write_json
+from interp.taxonomy import Taxonomy, agreement, choose, fit_kmeans
+from interp.traces import generate, read_traces, write_traces
+from interp.types import Trace
+
+Traces = dict[tuple[str, str], list[Trace]]
+
+
+def make_traces(setup: Setup) -> Traces:
+    """Traces of both models by (model, split): greedy, but `report`'s in the run's own mode.
+
+    Where the run samples, `report` holds one trace for each seed, seed by seed.
+    """
+    config, splits = setup.config, setup.splits
+    jobs = [(m, s, config.seed) for m in ("base", "thinking") for s in ("fit", "select")]
+    seeds = config.seeds if config.sampled else config.seeds[:1]
+    jobs += [(m, "report", seed) for m in ("base", "thinking") for seed in seeds]
+
+    def work(folder: Path) -> None:
+        with setup.progress.bar("traces", sum(len(splits[s]) for _, s, _ in jobs)) as advance:
+            for model, split, seed in jobs:
+                path = folder / f"{model}-{split}-{seed}.jsonl"
+                if path.exists():
+                    advance(len(splits[split]))
+                    continue
+                traces = generate(
+                    getattr(setup.pair, model),
+                    splits[split],
+                    sampled=config.sampled and split == "report",
+                    seed=seed,
+                    max_new_tokens=setup.max_new_tokens,
+                    advance=advance,
+                )
+                partial = path.with_suffix(".partial")
+                write_traces(traces, partial)
+                partial.rename(path)
+
+    folder = setup.stage("traces", work)
+    found: Traces = {}
+    for model, split, seed in jobs:
+        read = read_traces(folder / f"{model}-{split}-{seed}.jsonl")
+        found.setdefault((model, split), []).extend(read)
+    return found
+
+
+def prepare(setup: Setup, traces: Traces) -> tuple[Lab, dict]:
+    """The lab with its taxonomy, chosen on the fit split, and the taxonomy's record."""
+    pair, config = setup.pair, setup.config
+    fit = traces["base", "fit"] + traces["thinking", "fit"]
+    segments = segment_all(pair.base, fit, config.annotator)
+    n_base = len(traces["base", "fit"])
+    layers = candidate_layers(pair.base.n_layers)
+
+    def stores(folder: Path, advance=lambda n: None) -> tuple[ActivationStore, ActivationStore]:
+        base, thinking = (
+            collect(
+                model, fit, segments, folder / read, layers=layers, reads=[read], advance=advance
+            )
+            for model, read in ((pair.base, "before"), (pair.thinking, "mean"))
+        )
+        return base, thinking
+
+    def work(folder: Path) -> None:
+        with setup.progress.bar("activations", 2 * len(fit)) as advance:
+            store = stores(folder, advance)[1]
+        own = store.rows(store.trace_index >= n_base)
+        rows = {n: torch.from_numpy(own[hook_name("resid_post", n), "mean"]) for n in layers}
+        with setup.progress.bar("taxonomy", len(layers) * len(config.sizes)) as advance:
+            taxonomy, cells = choose(
+                rows,
+                own.groups,
+                own.labels,
+                config.sizes,
+                seed=config.seed,
+                model=pair.thinking.name,
+                advance=advance,
+            )
+        taxonomy.save(folder / "taxonomy.safetensors")
+        kmeans = fit_kmeans(
+            rows[taxonomy.layer],
+            own.groups,
+            taxonomy.layer,
+            taxonomy.n_categories,
+            seed=config.seed,
+        )
+        record = _describe(setup, traces, taxonomy, kmeans)
+        write_json(folder / "taxonomy.json", record | {"grid": [asdict(cell) for cell in cells]})
+
+    folder = setup.stage("taxonomy", work)
+    taxonomy = Taxonomy.load(folder / "taxonomy.safetensors")
+    lab = Lab(pair, fit, segments, n_base, *stores(folder), taxonomy)
+    return lab, read_json(folder / "taxonomy.json")
+
+
+def _describe(setup: Setup, traces: Traces, taxonomy: Taxonomy, kmeans: Taxonomy) -> dict:
+    """How both taxonomies agree with the behaviors on problems that neither has seen."""
+    report = traces["thinking", "report"][: len(setup.splits["report"])]
+    segments = segment_all(setup.pair.thinking, report, setup.config.annotator)
+    store = collect(setup.pair.thinking, report, segments, layers=[taxonomy.layer], reads=["mean"])
+    rows = torch.from_numpy(store[hook_name("resid_post", taxonomy.layer), "mean"])
+    categories = taxonomy.categories(rows)
+    found = agreement(categories, store.labels, taxonomy.n_categories)
+    shares = torch.bincount(categories, minlength=taxonomy.n_categories) / len(rows)
+    described = zip(shares.tolist(), found.majority, found.purity, strict=True)
+    return {
+        "method": taxonomy.method,
+        "layer": taxonomy.layer,
+        "n_categories": taxonomy.n_categories,
+        "k": taxonomy.k,
+        "fvu": taxonomy.fvu,
+        "ami": found.ami,
+        "kmeans_ami": agreement(kmeans.categories(rows), store.labels).ami,
+        "f1": found.f1,
+        "categories": [
+            {"index": i, "share": share, "behavior": behavior, "purity": purity}
+            for i, (share, behavior, purity) in enumerate(described)
+        ],
+    }

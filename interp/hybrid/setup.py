@@ -1,0 +1,55 @@
+"""What the stages of a hybrid run share: models, problems, budget, and where things are kept."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+from interp.config import HybridConfig, split_problems
+from interp.errors import UserError
+from interp.hybrid.outcomes import Bench
+from interp.pairs import Pair
+from interp.progress import Progress
+from interp.runs import Run
+from interp.traces import prompt_tokens
+from interp.types import Problem
+
+
+def config_json(config: HybridConfig) -> dict:
+    """The configuration as JSON holds it."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+class Setup:
+    """A pair, a configuration and a run's folder. Raises `UserError` where prompts exceed the budget."""
+
+    def __init__(self, pair: Pair, config: HybridConfig, out: Path, progress: Progress) -> None:
+        self.pair, self.config, self.progress = pair, config, progress
+        longest = max(
+            len(prompt_tokens(pair.base, p.prompt)) for s in self.splits.values() for p in s
+        )
+        self.max_new_tokens = config.max_tokens - longest
+        if self.max_new_tokens < 1:
+            raise UserError(
+                f"The budget of {config.max_tokens} tokens leaves nothing after the longest prompt "
+                f"({longest} tokens): raise --max-tokens."
+            )
+        self.run = Run(out, {"hybrid": config_json(config)})
+
+    @cached_property
+    def splits(self) -> dict[str, list[Problem]]:
+        """Problems to fit, to select and to report."""
+        return split_problems(self.config)
+
+    def stage(self, name: str, work: Callable[[Path], None]) -> Path:
+        """A stage that depends on the configuration and both models."""
+        return self.run.stage(
+            name, [self.pair.base.fingerprint, self.pair.thinking.fingerprint], work
+        )
+
+    def bench(self, split: str, folder: Path) -> Bench:
+        """Where arms run on one split's problems."""
+        return Bench(
+            self.pair, self.splits[split], folder, self.config.sampled, self.max_new_tokens
+        )

@@ -1,0 +1,270 @@
+"""Steering vectors: difference of means, trained category by category, or trained jointly."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, gelu, softplus
+
+from interp.activations import ActivationStore, hook_name
+from interp.directions import as_tensor, mean_difference
+from interp.errors import UserError
+from interp.hybrid.points import Points
+from interp.models import mean_norm
+
+METHODS = ("difference-of-means", "trained-per-category", "trained-jointly")
+EPOCHS = 40
+RATE = 0.01
+"""Adam's learning rate, in mean norms of the residual stream at the steered layer."""
+HIDDEN = 512
+
+
+class CoefficientNetwork(nn.Module):
+    """How strongly to steer, read from the base's own residual stream: one hidden layer of 512 units
+    and a softplus output for each category (Venhoff et al. 2510.07364, version 4, appendix E.2)."""
+
+    def __init__(self, d_model: int, n_categories: int, unit: float) -> None:
+        super().__init__()
+        self.unit = unit
+        self.inner = nn.Linear(d_model, HIDDEN)
+        self.heads = nn.Linear(HIDDEN, n_categories)
+        nn.init.zeros_(self.heads.weight)
+        nn.init.constant_(self.heads.bias, float(np.log(np.e - 1)))  # softplus gives 1
+
+    def forward(
+        self, resid: Float[Tensor, "*n d_model"], categories: Int[Tensor, "*n"]
+    ) -> Float[Tensor, "*n"]:
+        """The coefficient of each row's category."""
+        heads = softplus(
+            self.heads(gelu(self.inner(resid / self.unit * self.inner.in_features**0.5)))
+        )
+        return heads.gather(-1, categories[..., None])[..., 0]
+
+
+@dataclass(frozen=True)
+class SteeringVectors:
+    """What is added to the base's residual stream at `layer` (output), for each category.
+
+    `shift(c)` is `bias + vectors[c]`, raw; a coefficient of 1 is its natural strength. A
+    category whose shift is 0 is never steered. `network` gives a coefficient for each position.
+    """
+
+    method: str
+    layer: int
+    names: tuple[str, ...]
+    vectors: Float[Tensor, "category d_model"]
+    bias: Float[Tensor, " d_model"]
+    network: CoefficientNetwork | None = None
+
+    def shift(self, categories: Int[Tensor, "*n"]) -> Float[Tensor, "*n d_model"]:
+        """The vector of each row's category."""
+        return (self.bias + self.vectors).to(categories.device)[categories]
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise `UserError` unless there is a vector for every category of a controller."""
+        if missing := [name for name in names if name not in self.names]:
+            raise UserError(
+                f"There is no steering vector for category {missing[0]!r} (vectors exist for "
+                f"{', '.join(self.names)}): fit vectors on the controller's own categories."
+            )
+
+    def randomized(self, seed: int) -> "SteeringVectors":
+        """Random directions, each of the length of the shift that it replaces."""
+        shift = self.bias + self.vectors
+        noise = torch.randn(shift.shape, generator=torch.Generator().manual_seed(seed)).to(shift)
+        noise = noise / noise.norm(dim=-1, keepdim=True) * shift.norm(dim=-1, keepdim=True)
+        return replace(self, vectors=noise, bias=torch.zeros_like(self.bias))
+
+    def magnitudes_only(self, seed: int) -> "SteeringVectors":
+        """One random direction for all categories, as long as each one's shift."""
+        shift = self.bias + self.vectors
+        noise = torch.randn(shift.shape[1], generator=torch.Generator().manual_seed(seed)).to(shift)
+        lengths = shift.norm(dim=-1, keepdim=True)
+        return replace(
+            self, vectors=noise / noise.norm() * lengths, bias=torch.zeros_like(self.bias)
+        )
+
+
+def difference_of_means(
+    store: ActivationStore,
+    categories: Int[np.ndarray, " segment"],
+    previous: np.ndarray,
+    names: tuple[str, ...],
+    layer: int,
+    dose: float,
+) -> SteeringVectors:
+    """Differences of means of the base's residual stream at `before` positions, by category.
+
+    Against segments that follow the same kind of segment. Each has length `dose` in mean norms of
+    the residual stream; one that never stands where another category might is 0.
+    """
+    x = store[hook_name("resid_post", layer), "before"]
+    unit = mean_norm(torch.from_numpy(x))
+    vectors = torch.zeros(len(names), x.shape[1])
+    for c in range(len(names)):
+        y = categories == c
+        kinds = set(previous[y]) & set(previous[~y])
+        if kinds:
+            found = as_tensor(mean_difference(x, y, "matched", previous))
+            vectors[c] = found / found.norm().clamp_min(1e-12) * unit * dose
+    return SteeringVectors(METHODS[0], layer, names, vectors, torch.zeros(x.shape[1]))
+
+
+Shift = Callable[[Points, Tensor], Float[Tensor, "row query d_model"]]
+
+
+def train(
+    points: Sequence[Points],
+    categories: Sequence[Int[Tensor, "row query"]],
+    layer: int,
+    shift: Shift,
+    groups: list[dict],
+    epochs: int = EPOCHS,
+    seed: int = 0,
+) -> float:
+    """Minimize the cross-entropy of the thinking model's token under the steered base, in nats.
+
+    `shift(points, categories)` is what is added at the output of `layer`, at the points alone: the
+    same edit as in generation. `groups` are Adam's parameter groups; returns the last epoch's loss.
+    """
+    torch.manual_seed(seed)
+    optimizer = torch.optim.Adam(groups)
+    n_steps = epochs * len(points)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+    order = np.random.default_rng(seed)
+    loss_sum = n_seen = 0.0
+    for _ in range(epochs):
+        loss_sum = n_seen = 0.0
+        for i in order.permutation(len(points)):
+            batch, real = points[i], points[i].real
+            logits = batch.logits(layer, batch.base_resid[layer] + shift(batch, categories[i]))
+            loss = cross_entropy(logits[real], batch.target[real])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            loss_sum += float(loss.detach()) * int(real.sum())
+            n_seen += int(real.sum())
+    return loss_sum / max(1.0, n_seen)
+
+
+def unit_of(points: Sequence[Points], layer: int) -> float:
+    """Mean norm of the base's residual stream at the points."""
+    return mean_norm(torch.cat([p.base_resid[layer][p.real] for p in points]))
+
+
+def trained_jointly(
+    points: Sequence[Points],
+    categories: Sequence[Int[Tensor, "row query"]],
+    names: tuple[str, ...],
+    layer: int,
+    seed: int,
+    network: bool = True,
+) -> SteeringVectors:
+    """Vectors and coefficient network trained together where the models disagree.
+
+    Venhoff et al. 2510.07364, version 4, section 3.3. The network's mean output in each
+    category is folded into its vector, so that a coefficient of 1 is the natural strength.
+    """
+    d_model, unit = points[0].thinking_resid.shape[-1], unit_of(points, layer)
+    generator = torch.Generator().manual_seed(seed)
+    device = points[0].target.device
+    start = torch.randn(len(names), d_model, generator=generator) * 1e-3
+    vectors = nn.Parameter(start.to(device))
+    torch.manual_seed(seed)
+    net = CoefficientNetwork(d_model, len(names), unit).to(device) if network else None
+
+    def shift(batch: Points, c: Tensor) -> Tensor:
+        found = vectors[c] * unit
+        return found if net is None else found * net(batch.base_resid[layer], c)[..., None]
+
+    groups = [{"params": [vectors], "lr": RATE}]
+    if net is not None:
+        groups.append({"params": list(net.parameters()), "lr": 1e-3})
+    train(points, categories, layer, shift, groups, seed=seed)
+    used = torch.zeros(len(names), 1, device=device)
+    for batch, c in zip(points, categories, strict=True):
+        used.index_add_(0, c[batch.real], torch.ones_like(c[batch.real][:, None], dtype=used.dtype))
+    found = vectors.detach() * unit * (used > 0)
+    return SteeringVectors(
+        METHODS[2], layer, names, found, torch.zeros(d_model, device=device), net
+    )
+
+
+def trained_per_category(
+    whole: Sequence[Points],
+    segments: Sequence[Points],
+    categories: Sequence[Int[Tensor, "row query"]],
+    names: tuple[str, ...],
+    layer: int,
+    seed: int,
+) -> SteeringVectors:
+    """A bias vector trained on `whole` traces, then each category's vector on its own `segments`.
+
+    Venhoff et al. 2510.07364, version 1: the vector stands on the frozen bias and is trained at every
+    token of the category's sentences.
+    """
+    d_model, unit = whole[0].thinking_resid.shape[-1], unit_of(whole, layer)
+    device = whole[0].target.device
+    bias = nn.Parameter(torch.zeros(d_model, device=device))
+    none = [torch.zeros_like(p.target) for p in whole]
+    train(whole, none, layer, lambda batch, c: (bias * unit).expand(*c.shape, -1),
+          [{"params": [bias], "lr": RATE}], epochs=EPOCHS // 2, seed=seed)  # fmt: skip
+    frozen = bias.detach() * unit
+    vectors = nn.Parameter(torch.zeros(len(names), d_model, device=device))
+    if len(names) > 1:
+        train(segments, categories, layer, lambda batch, c: frozen + vectors[c] * unit,
+              [{"params": [vectors], "lr": RATE}], seed=seed)  # fmt: skip
+    return SteeringVectors(METHODS[1], layer, names, vectors.detach() * unit, frozen)
+
+
+def with_network(
+    vectors: SteeringVectors,
+    points: Sequence[Points],
+    categories: Sequence[Int[Tensor, "row query"]],
+    seed: int,
+) -> SteeringVectors:
+    """The same vectors with a coefficient network of their own, trained at disagreements."""
+    layer = vectors.layer
+    torch.manual_seed(seed)
+    device = points[0].target.device
+    net = CoefficientNetwork(vectors.vectors.shape[1], len(vectors.names), unit_of(points, layer))
+    net.to(device)
+
+    def shift(batch: Points, c: Tensor) -> Tensor:
+        return vectors.shift(c) * net(batch.base_resid[layer], c)[..., None]
+
+    train(
+        points,
+        categories,
+        layer,
+        shift,
+        [{"params": list(net.parameters()), "lr": 1e-3}],
+        seed=seed,
+    )
+    return replace(vectors, network=net)
+
+
+def logit_biases(
+    points: Sequence[Points],
+    categories: Sequence[Int[Tensor, "row query"]],
+    n_categories: int,
+    epochs: int = 5 * EPOCHS,
+) -> Float[Tensor, "category d_vocab"]:
+    """Logits to add for each category, trained as the vectors are: steering without a direction."""
+    biases = nn.Parameter(
+        points[0].base_logits.new_zeros(n_categories, points[0].base_logits.shape[-1])
+    )
+    logits = torch.cat([p.base_logits[p.real] for p in points])
+    target = torch.cat([p.target[p.real] for p in points])
+    which = torch.cat([c[p.real] for p, c in zip(points, categories, strict=True)])
+    optimizer = torch.optim.Adam([biases], lr=0.3)
+    for _ in range(epochs):
+        loss = cross_entropy(logits + biases[which], target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return biases.detach()
