@@ -37,7 +37,7 @@ SHARE_OF_FIT = 0.8
 """Share of the fit problems that one seed's fits use."""
 SHARE_WHOLE = 0.1
 """Share of the traces on whose every token a bias vector is trained."""
-N_HARD = 40
+N_HARD = 24
 """Sentences of a category that its vector is trained on: those that surprise the base most."""
 
 

@@ -58,7 +58,8 @@ def methods(recipe: Recipe, factorial: list[dict]) -> dict[str, Recipe]:
         ("coefficients", COEFFICIENTS),
     ):
         for value in values:
-            if value != getattr(recipe, factor):
+            # Random positions are among the controls, at this recipe's own rate.
+            if value not in (getattr(recipe, factor), "random-positions"):
                 found[f"{factor}: {value}"] = replace(recipe, **{factor: value})
     plain = ("fixed", "network")
     found["difference of means alone"] = best_of(factorial, vectors=METHODS[:1], coefficients=plain)

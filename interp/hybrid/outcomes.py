@@ -16,7 +16,7 @@ from interp.tasks import Countdown
 from interp.traces import graded, prompt_tokens, row_uniforms
 from interp.types import Problem, Trace
 
-SHARD = 256
+SHARD = 512
 STREAMS = ("token", "controller", "judge")
 FIELDS = ("correct", "stopped", "n_prompt", "n_tokens", "steered", "changed", "edited", "passes")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.hybrid.arms import ALL, FULL, Recipe, Settings, gate, method
+from interp.hybrid.arms import ALL, FULL, Recipe, Settings, gate, method, random_vectors
 from interp.hybrid.lab import Lab, candidate_layers
 from interp.hybrid.measures import Scale
 from interp.hybrid.outcomes import Outcome
@@ -15,13 +15,18 @@ from interp.hybrid.setup import Setup
 from interp.hybrid.vectors import METHODS
 from interp.runs import read_json, write_json
 
-DOSES = (0.2, 0.4, 0.8)
+DOSES = (0.4, 0.8)
 """Lengths of differences of means that are tried, in mean norms of the residual stream."""
+
+N_NULLS = 3
+"""Sets of random vectors beside which a layer and a dose are judged."""
 
 
 def choose(setup: Setup, lab: Lab, traces: Traces) -> tuple[Settings, list[dict]]:
     """Layers and dose by two fixed recipes, then every combination, all with the first seed.
 
+    Layers and dose are those with the largest excess over random vectors of the same length, or over
+    the base where that is better; the layer by a sweep, whose judge lends most to random vectors.
     Returns the settings and the factorial's rows.
     """
     seed, layers = setup.config.seed, candidate_layers(lab.pair.base.n_layers)
@@ -29,6 +34,11 @@ def choose(setup: Setup, lab: Lab, traces: Traces) -> tuple[Settings, list[dict]
     def work(folder: Path) -> None:
         disagreements(lab.points)  # a pair that never differs ends here
         bench, fits = setup.bench("select", folder), lab.seed_fits(seed)
+
+        base, thinking = (
+            np.array([float(t.correct) for t in traces[m, "select"]]) for m in ("base", "thinking")
+        )
+        scale = Scale(base, thinking, [p.id for p in bench.problems], seed)
 
         def tried(recipe: Recipe, settings: Settings) -> Outcome:
             return bench.outcome(
@@ -38,7 +48,17 @@ def choose(setup: Setup, lab: Lab, traces: Traces) -> tuple[Settings, list[dict]
         def best(recipe: Recipe, options: list[Settings]) -> Settings:
             scores = []
             for settings in options:
-                scores.append(tried(recipe, settings)["correct"].mean())
+                null = [
+                    bench.outcome(
+                        f"{recipe} {settings} random {k}",
+                        seed,
+                        lambda k=k, s=settings: random_vectors(recipe, fits, s, k),
+                    )
+                    for k in range(N_NULLS)
+                ]
+                chance = np.mean([o["correct"].mean() for o in null])
+                excess = tried(recipe, settings)["correct"].mean() - max(chance, base.mean())
+                scores.append(excess)
                 advance(1)
             return options[int(np.argmax(scores))]
 
@@ -49,13 +69,9 @@ def choose(setup: Setup, lab: Lab, traces: Traces) -> tuple[Settings, list[dict]
                 [replace(start, mean_layer=n, dose=dose) for n in layers for dose in DOSES],
             )
             settings = best(
-                Recipe("taxonomy", METHODS[2], "fixed"),
+                Recipe("taxonomy", METHODS[2], "sweep"),
                 [replace(settings, layer=n) for n in layers],
             )
-        base, thinking = (
-            np.array([float(t.correct) for t in traces[m, "select"]]) for m in ("base", "thinking")
-        )
-        scale = Scale(base, thinking, [p.id for p in bench.problems], seed)
         rows = []
         with setup.progress.bar("factorial", len(ALL)) as advance:
             for recipe in ALL:

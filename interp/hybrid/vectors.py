@@ -16,9 +16,12 @@ from interp.hybrid.points import Points
 from interp.models import mean_norm
 
 METHODS = ("difference-of-means", "trained-per-category", "trained-jointly")
-EPOCHS = 40
-RATE = 0.01
+EPOCHS = 20
+RATE = 0.02
 """Adam's learning rate, in mean norms of the residual stream at the steered layer."""
+PENALTY = 0.1
+"""Weight of the vectors' mean squared length, in squared mean norms of the residual stream, in the
+loss: the shortest vectors that do it, or random ones of the same length would break the base too."""
 HIDDEN = 512
 
 
@@ -31,6 +34,7 @@ class CoefficientNetwork(nn.Module):
         self.unit = unit
         self.inner = nn.Linear(d_model, HIDDEN)
         self.heads = nn.Linear(HIDDEN, n_categories)
+        self.mean = nn.Buffer(torch.ones(n_categories))
         nn.init.zeros_(self.heads.weight)
         nn.init.constant_(self.heads.bias, float(np.log(np.e - 1)))  # softplus gives 1
 
@@ -38,10 +42,10 @@ class CoefficientNetwork(nn.Module):
         self, resid: Float[Tensor, "*n d_model"], categories: Int[Tensor, "*n"]
     ) -> Float[Tensor, "*n"]:
         """The coefficient of each row's category."""
-        heads = softplus(
+        found = softplus(
             self.heads(gelu(self.inner(resid / self.unit * self.inner.in_features**0.5)))
         )
-        return heads.gather(-1, categories[..., None])[..., 0]
+        return (found / self.mean).gather(-1, categories[..., None])[..., 0]
 
 
 @dataclass(frozen=True)
@@ -122,33 +126,32 @@ def train(
     layer: int,
     shift: Shift,
     groups: list[dict],
+    vectors: Tensor | None = None,
     epochs: int = EPOCHS,
     seed: int = 0,
-) -> float:
+) -> None:
     """Minimize the cross-entropy of the thinking model's token under the steered base, in nats.
 
+    `vectors` [category, d_model], in mean residual norms, are kept short by `PENALTY`.
+
     `shift(points, categories)` is what is added at the output of `layer`, at the points alone: the
-    same edit as in generation. `groups` are Adam's parameter groups; returns the last epoch's loss.
+    same edit as in generation. `groups` are Adam's parameter groups.
     """
     torch.manual_seed(seed)
     optimizer = torch.optim.Adam(groups)
     n_steps = epochs * len(points)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     order = np.random.default_rng(seed)
-    loss_sum = n_seen = 0.0
     for _ in range(epochs):
-        loss_sum = n_seen = 0.0
         for i in order.permutation(len(points)):
             batch, real = points[i], points[i].real
             logits = batch.logits(layer, batch.base_resid[layer] + shift(batch, categories[i]))
             loss = cross_entropy(logits[real], batch.target[real])
+            long = 0.0 if vectors is None else PENALTY * vectors.square().sum(-1).mean()
             optimizer.zero_grad()
-            loss.backward()
+            (loss + long).backward()
             optimizer.step()
             schedule.step()
-            loss_sum += float(loss.detach()) * int(real.sum())
-            n_seen += int(real.sum())
-    return loss_sum / max(1.0, n_seen)
 
 
 def unit_of(points: Sequence[Points], layer: int) -> float:
@@ -156,6 +159,7 @@ def unit_of(points: Sequence[Points], layer: int) -> float:
     return mean_norm(torch.cat([p.base_resid[layer][p.real] for p in points]))
 
 
+@torch.enable_grad()
 def trained_jointly(
     points: Sequence[Points],
     categories: Sequence[Int[Tensor, "row query"]],
@@ -184,16 +188,22 @@ def trained_jointly(
     groups = [{"params": [vectors], "lr": RATE}]
     if net is not None:
         groups.append({"params": list(net.parameters()), "lr": 1e-3})
-    train(points, categories, layer, shift, groups, seed=seed)
-    used = torch.zeros(len(names), 1, device=device)
-    for batch, c in zip(points, categories, strict=True):
-        used.index_add_(0, c[batch.real], torch.ones_like(c[batch.real][:, None], dtype=used.dtype))
-    found = vectors.detach() * unit * (used > 0)
+    train(points, categories, layer, shift, groups, vectors, seed=seed)
+    which = torch.cat([c[p.real] for p, c in zip(points, categories, strict=True)])
+    count = torch.bincount(which, minlength=len(names))
+    found = vectors.detach() * unit * (count > 0)[:, None]
+    if net is not None:
+        resid = torch.cat([p.base_resid[layer][p.real] for p in points])
+        with torch.no_grad():
+            total = torch.zeros(len(names), device=device).index_add_(0, which, net(resid, which))
+        net.mean = torch.where(count > 0, total / count.clamp_min(1), 1.0)
+        found = found * net.mean[:, None]
     return SteeringVectors(
         METHODS[2], layer, names, found, torch.zeros(d_model, device=device), net
     )
 
 
+@torch.enable_grad()
 def trained_per_category(
     whole: Sequence[Points],
     segments: Sequence[Points],
@@ -211,16 +221,31 @@ def trained_per_category(
     device = whole[0].target.device
     bias = nn.Parameter(torch.zeros(d_model, device=device))
     none = [torch.zeros_like(p.target) for p in whole]
-    train(whole, none, layer, lambda batch, c: (bias * unit).expand(*c.shape, -1),
-          [{"params": [bias], "lr": RATE}], epochs=EPOCHS // 2, seed=seed)  # fmt: skip
+    train(
+        whole,
+        none,
+        layer,
+        lambda batch, c: (bias * unit).expand(*c.shape, -1),
+        [{"params": [bias], "lr": RATE}],
+        bias[None],
+        seed=seed,
+    )
     frozen = bias.detach() * unit
     vectors = nn.Parameter(torch.zeros(len(names), d_model, device=device))
     if len(names) > 1:
-        train(segments, categories, layer, lambda batch, c: frozen + vectors[c] * unit,
-              [{"params": [vectors], "lr": RATE}], seed=seed)  # fmt: skip
+        train(
+            segments,
+            categories,
+            layer,
+            lambda batch, c: frozen + vectors[c] * unit,
+            [{"params": [vectors], "lr": RATE}],
+            vectors,
+            seed=seed,
+        )
     return SteeringVectors(METHODS[1], layer, names, vectors.detach() * unit, frozen)
 
 
+@torch.enable_grad()
 def with_network(
     vectors: SteeringVectors,
     points: Sequence[Points],
@@ -248,6 +273,7 @@ def with_network(
     return replace(vectors, network=net)
 
 
+@torch.enable_grad()
 def logit_biases(
     points: Sequence[Points],
     categories: Sequence[Int[Tensor, "row query"]],
