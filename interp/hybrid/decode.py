@@ -59,12 +59,14 @@ Ask = Callable[[Float[Tensor, "row candidate d_model"]], Float[Tensor, "row cand
 class Proposal:
     """The candidates for a steered token: logits from a view, categories, and the base itself.
 
-    `layer` is where the base is edited, None where it is not.
+    `layer` is where the base is edited, None where it is not. `starts_only` keeps it to tokens that
+    may start a segment, whatever the controller says.
     """
 
     candidates: Callable[[View, Tensor, Ask], Float[Tensor, "row candidate d_vocab"]]
     layer: int | None = None
     needs_thinking: bool = False
+    starts_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def steered(
         coefficients = torch.tensor(grid, device=shift.device)[:, None]
         return ask(view.base_resid[:, None] + coefficients * shift[:, None])
 
-    return Proposal(candidates, vectors.layer)
+    return Proposal(candidates, vectors.layer, starts_only=vectors.starts_only)
 
 
 def _own(view: View, categories: Tensor, ask: Ask) -> Tensor:
@@ -203,7 +205,10 @@ def decode_hybrid(
         tokens, used = own.clone(), torch.full_like(own, -1)
         edited = torch.zeros_like(batch.going)
         n_candidates = 0
-        rows = (arm.controller.when(view) & batch.going).nonzero()[:, 0]
+        where = arm.controller.when(view) & batch.going
+        if arm.proposal.starts_only:
+            where &= batch.starts[:, -1]
+        rows = where.nonzero()[:, 0]
         if len(rows):
             part = view.at(rows)
             used[rows] = arm.controller.which(part)

@@ -31,7 +31,7 @@ def run_hybrid(
     traces = make_traces(setup)
     lab, taxonomy = prepare(setup, traces)
     settings, factorial = choose(setup, lab, traces)
-    measurement = Measurement(setup, lab, traces, settings, factorial)
+    measurement = Measurement(setup, lab, taxonomy, traces, settings, factorial)
     measured, scale = measurement.measure(), measurement.scale
     results = {
         "schema": SCHEMA,

@@ -49,8 +49,9 @@ def candidate_layers(n_layers: int) -> tuple[int, ...]:
 class Lab:
     """The fit split's traces as both models read them, and what is fitted there.
 
-    `stores` are the base's activations at `before` and the thinking model's at `mean`, over
-    `segments` of `traces` (the base's, then the thinking model's).
+    The stores are the base's activations at `before` and the thinking model's at `mean`, over
+    `segments` of `traces`: sampled ones of the base, sampled ones of the thinking model, and from
+    `first_greedy` on the thinking model's greedy ones, along which the two models are compared.
     """
 
     def __init__(
@@ -59,19 +60,21 @@ class Lab:
         traces: Sequence[Trace],
         segments: Sequence[Sequence[Segment]],
         n_base: int,
+        first_greedy: int,
         base_store: ActivationStore,
         thinking_store: ActivationStore,
         taxonomy: Taxonomy,
     ) -> None:
-        self.pair, self.taxonomy, self.n_base = pair, taxonomy, n_base
+        self.pair, self.taxonomy = pair, taxonomy
+        self.n_base, self.first_greedy = n_base, first_greedy
         self.traces, self.segments = traces, segments
         self.base_store, self.thinking_store = base_store, thinking_store
 
     @cached_property
     def points(self) -> list[Points]:
-        """Every position of the thinking model's traces."""
+        """Every position of the thinking model's greedy traces."""
         layers = candidate_layers(self.pair.base.n_layers)
-        return read_points(self.pair, self.traces[self.n_base :], layers, self.taxonomy.layer)
+        return read_points(self.pair, self.traces[self.first_greedy :], layers, self.taxonomy.layer)
 
     @cached_property
     def rate(self) -> float:
@@ -81,14 +84,14 @@ class Lab:
 
     @cached_property
     def segment_starts(self) -> list[Int[np.ndarray, " segment"]]:
-        """Where the segments of each of the thinking model's traces start."""
-        return [np.array([s.start for s in row]) for row in self.segments[self.n_base :]]
+        """Where the segments of each of the greedy traces start."""
+        return [np.array([s.start for s in row]) for row in self.segments[self.first_greedy :]]
 
     def segment_at(self, points: Points) -> Int[Tensor, "row query"]:
         """The segment that each point's next token is part of, counted over the store's rows."""
         counts = np.cumsum([0, *map(len, self.segments)])
         rows = [
-            counts[self.n_base + i]
+            counts[self.first_greedy + i]
             + np.searchsorted(self.segment_starts[i], at.cpu().numpy() + 1, side="right").clip(1)
             - 1
             for i, at in zip(points.trace.tolist(), points.at, strict=True)
@@ -107,7 +110,7 @@ class Fits:
 
     def __init__(self, lab: Lab, problems: set[str], seed: int) -> None:
         self.lab, self.seed = lab, seed
-        thinking = lab.traces[lab.n_base :]
+        thinking = lab.traces[lab.first_greedy :]
         self.in_fit = torch.tensor([t.problem_id in problems for t in thinking])
         self.rows = np.isin(lab.base_store.groups, list(problems))
         self._made: dict[Hashable, Any] = {}
@@ -164,7 +167,7 @@ class Fits:
             store, found = self.lab.base_store, self.of_segments(system)
             first = np.r_[True, store.trace_index[1:] != store.trace_index[:-1]]
             before = np.where(first, "start", np.roll(found, 1).astype(str))
-            previous = store.previous if system == "any" else before
+            previous = before if system == "taxonomy" else store.previous
             return difference_of_means(
                 store.rows(self.rows), found[self.rows], previous[self.rows], names, layer, dose
             )

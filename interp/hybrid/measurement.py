@@ -48,8 +48,8 @@ class Measured:
 def methods(recipe: Recipe, factorial: list[dict]) -> dict[str, Recipe]:
     """The chosen recipe, those that differ from it in one factor, and two that stand alone.
 
-    Those two are the best ones without any judge of differences of means, and of the entropy gate,
-    which then needs no thinking model.
+    Those two are differences of means with nothing trained, and the entropy gate without a judge, which
+    then needs no thinking model.
     """
     found = {"hybrid": recipe}
     for factor, values in (
@@ -61,9 +61,10 @@ def methods(recipe: Recipe, factorial: list[dict]) -> dict[str, Recipe]:
             # Random positions are among the controls, at this recipe's own rate.
             if value not in (getattr(recipe, factor), "random-positions"):
                 found[f"{factor}: {value}"] = replace(recipe, **{factor: value})
-    plain = ("fixed", "network")
-    found["difference of means alone"] = best_of(factorial, vectors=METHODS[:1], coefficients=plain)
-    found["teacher-free"] = best_of(factorial, ("entropy",), coefficients=plain)
+    found["difference of means alone"] = best_of(
+        factorial, vectors=METHODS[:1], coefficients=("fixed",)
+    )
+    found["teacher-free"] = best_of(factorial, ("entropy",), coefficients=("fixed", "network"))
     return found
 
 
@@ -71,8 +72,15 @@ class Measurement:
     """Runs the arms; every finished shard stays when the run is killed."""
 
     def __init__(
-        self, setup: Setup, lab: Lab, traces: Traces, settings: Settings, factorial: list[dict]
+        self,
+        setup: Setup,
+        lab: Lab,
+        taxonomy: dict,
+        traces: Traces,
+        settings: Settings,
+        factorial: list[dict],
     ) -> None:
+        self.taxonomy = taxonomy
         self.setup, self.lab, self.traces, self.settings = setup, lab, traces, settings
         self.recipe = best_of(factorial)
         self.methods = methods(self.recipe, factorial)
@@ -190,9 +198,11 @@ class Measurement:
         return curves
 
     def _labels(self) -> list[str | None]:
-        """What the chosen controller's categories mean."""
-        names = self.fits_of(self.setup.config.seed).categories(CONTROLLERS[self.recipe.controller])
-        return [None if name == "other" else name for name in names.names]
+        """The behavior that each of the chosen controller's categories mostly stands for."""
+        if CONTROLLERS[self.recipe.controller] == "taxonomy":
+            return [category["behavior"] for category in self.taxonomy["categories"]]
+        names = self.fits_of(self.setup.config.seed).categories("behaviors").names
+        return [None if name == "other" else name for name in names]
 
     def _shown(self, bench: Bench, rows: list) -> dict:
         problems, pair = bench.problems, self.setup.pair

@@ -18,26 +18,31 @@ Traces = dict[tuple[str, str], list[Trace]]
 
 
 def make_traces(setup: Setup) -> Traces:
-    """Traces of both models by (model, split): greedy, but `report`'s in the run's own mode.
+    """Traces of both models by (model, split).
 
-    Where the run samples, `report` holds one trace for each seed, seed by seed.
+    `fit` is sampled at temperature 1, `greedy` are greedy traces of the same problems, `select` and
+    `report` are in the run's own mode; where it samples, `report` holds a trace for each seed.
     """
     config, splits = setup.config, setup.splits
-    jobs = [(m, s, config.seed) for m in ("base", "thinking") for s in ("fit", "select")]
+    problems = splits | {"greedy": splits["fit"]}
     seeds = config.seeds if config.sampled else config.seeds[:1]
-    jobs += [(m, "report", seed) for m in ("base", "thinking") for seed in seeds]
+    jobs = [("thinking", "greedy", config.seed)]
+    for model in ("base", "thinking"):
+        jobs += [(model, split, config.seed) for split in ("fit", "select")]
+        jobs += [(model, "report", seed) for seed in seeds]
+    sampled = {"greedy": False, "fit": True, "select": config.sampled, "report": config.sampled}
 
     def work(folder: Path) -> None:
-        with setup.progress.bar("traces", sum(len(splits[s]) for _, s, _ in jobs)) as advance:
+        with setup.progress.bar("traces", sum(len(problems[s]) for _, s, _ in jobs)) as advance:
             for model, split, seed in jobs:
                 path = folder / f"{model}-{split}-{seed}.jsonl"
                 if path.exists():
-                    advance(len(splits[split]))
+                    advance(len(problems[split]))
                     continue
                 traces = generate(
                     getattr(setup.pair, model),
-                    splits[split],
-                    sampled=config.sampled and split == "report",
+                    problems[split],
+                    sampled=sampled[split],
                     seed=seed,
                     max_new_tokens=setup.max_new_tokens,
                     advance=advance,
@@ -57,9 +62,10 @@ def make_traces(setup: Setup) -> Traces:
 def prepare(setup: Setup, traces: Traces) -> tuple[Lab, dict]:
     """The lab with its taxonomy, chosen on the fit split, and the taxonomy's record."""
     pair, config = setup.pair, setup.config
-    fit = traces["base", "fit"] + traces["thinking", "fit"]
+    fit = traces["base", "fit"] + traces["thinking", "fit"] + traces["thinking", "greedy"]
     segments = segment_all(pair.base, fit, config.annotator)
     n_base = len(traces["base", "fit"])
+    first_greedy = n_base + len(traces["thinking", "fit"])
     layers = candidate_layers(pair.base.n_layers)
 
     def stores(folder: Path, advance=lambda n: None) -> tuple[ActivationStore, ActivationStore]:
@@ -99,7 +105,7 @@ def prepare(setup: Setup, traces: Traces) -> tuple[Lab, dict]:
 
     folder = setup.stage("taxonomy", work)
     taxonomy = Taxonomy.load(folder / "taxonomy.safetensors")
-    lab = Lab(pair, fit, segments, n_base, *stores(folder), taxonomy)
+    lab = Lab(pair, fit, segments, n_base, first_greedy, *stores(folder), taxonomy)
     return lab, read_json(folder / "taxonomy.json")
 
 

@@ -15,7 +15,7 @@ from interp.hybrid.setup import Setup
 from interp.hybrid.vectors import METHODS
 from interp.runs import read_json, write_json
 
-DOSES = (0.4, 0.8)
+DOSES = (0.3, 0.6)
 """Lengths of differences of means that are tried, in mean norms of the residual stream."""
 
 N_NULLS = 3

@@ -57,7 +57,10 @@ def examples(
         tokens = [{"text": t, "steered": False, "changed": False, "label": None} for t in texts]
         return {"correct": trace.correct, "tokens": tokens}
 
-    gained = [b.correct < h.correct for b, h in zip(base, hybrid, strict=True)]
+    gained = [
+        not b.correct and h.correct and t.correct
+        for b, h, t in zip(base, hybrid, thinking, strict=True)
+    ]
     missed = [h.correct < t.correct for h, t in zip(hybrid, thinking, strict=True)]
     order = [*np.flatnonzero(gained)[: N_EXAMPLES - 1], *np.flatnonzero(missed)[:1]]
     found = []

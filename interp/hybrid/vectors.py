@@ -62,6 +62,7 @@ class SteeringVectors:
     vectors: Float[Tensor, "category d_model"]
     bias: Float[Tensor, " d_model"]
     network: CoefficientNetwork | None = None
+    starts_only: bool = False
 
     def shift(self, categories: Int[Tensor, "*n"]) -> Float[Tensor, "*n d_model"]:
         """The vector of each row's category."""
@@ -114,7 +115,8 @@ def difference_of_means(
         if kinds:
             found = as_tensor(mean_difference(x, y, "matched", previous))
             vectors[c] = found / found.norm().clamp_min(1e-12) * unit * dose
-    return SteeringVectors(METHODS[0], layer, names, vectors, torch.zeros(x.shape[1]))
+    zero = torch.zeros(x.shape[1])
+    return SteeringVectors(METHODS[0], layer, names, vectors, zero, starts_only=True)
 
 
 Shift = Callable[[Points, Tensor], Float[Tensor, "row query d_model"]]

@@ -1,5 +1,7 @@
 """Hybrid decoding equals a slow loop: one row, no cache, a full forward for each candidate."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -71,7 +73,9 @@ def at_last(values):
     return edit
 
 
-def slow_row(slow, slow_thinking, vectors, prompt, draws, when, proposal, judge, sampled, eos):
+def slow_row(
+    slow, slow_thinking, vectors, prompt, draws, when, proposal, judge, sampled, eos, boundary
+):
     """Tokens, and the category or -1, step by step; every candidate is one full forward."""
     tokens, used, changed = list(prompt), [], []
     for step in range(N_NEW):
@@ -79,7 +83,8 @@ def slow_row(slow, slow_thinking, vectors, prompt, draws, when, proposal, judge,
         base, thinking = slow.logits(tokens)[-1], slow_thinking.logits(tokens)[-1]
         own = token = pick(base, u)
         category = -1
-        if WHEN[when](base, thinking, step, float(draws[step, 1])):
+        here = proposal != "starts" or step == 0 or bool(boundary[tokens[-1]])
+        if here and WHEN[when](base, thinking, step, float(draws[step, 1])):
             category = 0
             if when in ("disagreement", "random"):
                 category = int(slow_thinking.outputs(tokens, THINKING_LAYER)[-1].sum() > 0)
@@ -118,6 +123,7 @@ CASES = [
     ("disagreement", "fixed", "first", False),
     ("disagreement", "fixed", "first", True),
     ("disagreement", "network", "first", False),
+    ("disagreement", "starts", "first", False),
     ("disagreement", "sweep", "thinking", False),
     ("disagreement", "sweep", "thinking", True),
     ("disagreement", "sweep", "random", False),
@@ -133,6 +139,7 @@ def proposal_of(name, vectors):
     return {
         "fixed": lambda: steered(vectors),
         "network": lambda: steered(vectors, network=True),
+        "starts": lambda: steered(replace(vectors, starts_only=True)),
         "sweep": lambda: steered(vectors, GRID),
         "thinking-token": lambda: THINKING_TOKEN,
         "logit-bias": lambda: logit_bias(BIASES),
@@ -145,11 +152,11 @@ def test_tokens_equal_a_slow_loop_without_cache_batch_or_padding(
 ):
     arm = Arm(controllers()[when], proposal_of(proposal, vectors), judge, THINKING_LAYER)
     found = decode_hybrid(pair.base, pair.thinking, prompts, arm, draws, sampled, N_NEW)
-    eos = pair.base.tokenizer.eos_token_id
+    eos, boundary = pair.base.tokenizer.eos_token_id, pair.base.boundary
     n_changed = 0
     for row, prompt, u in zip(found, prompts, draws, strict=True):
         tokens, used, changed = slow_row(
-            slow, slow_thinking, vectors, prompt, u, when, proposal, judge, sampled, eos
+            slow, slow_thinking, vectors, prompt, u, when, proposal, judge, sampled, eos, boundary
         )
         assert (row.tokens, row.steered, row.changed) == (tokens, used, changed)
         n_changed += sum(changed)
