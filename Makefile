@@ -1,14 +1,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo hybrid test clean
 
 demo: .venv/ready
 	$(BIN)/whenlens run --pair countdown-rl --out runs/demo
 
+hybrid: .venv/ready
+	$(BIN)/whenlens hybrid --pair countdown-rl --out runs/hybrid
+
 test: .venv/ready
-	$(BIN)/ruff check interp probes figures tests
-	$(BIN)/ruff format --check interp probes figures tests
+	$(BIN)/ruff check interp probes figures tests benchmarks
+	$(BIN)/ruff format --check interp probes figures tests benchmarks
 	$(BIN)/pyright
 	$(BIN)/python -m pytest
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from interp.activations import collect
     from interp.behaviors import annotate, segment_all
-    from interp.config import Config
+    from interp.config import Config, HybridConfig
     from interp.directions import Direction, DirectionSet, mean_difference
     from interp.errors import UserError
+    from interp.hybrid.experiment import run_hybrid
     from interp.interventions import Ablate, Add, MeanAblate, forward, intervene
     from interp.models import Model, load_model
     from interp.pairs import Pair, load_pair
@@ -25,9 +26,10 @@ else:
     _MODULES = {
         "activations": ("collect",),
         "behaviors": ("annotate", "segment_all"),
-        "config": ("Config",),
+        "config": ("Config", "HybridConfig"),
         "directions": ("Direction", "DirectionSet", "mean_difference"),
         "errors": ("UserError",),
+        "hybrid.experiment": ("run_hybrid",),
         "interventions": ("Ablate", "Add", "MeanAblate", "forward", "intervene"),
         "models": ("Model", "load_model"),
         "pairs": ("Pair", "load_pair"),
@@ -57,6 +59,7 @@ __all__ = [
     "Countdown",
     "Direction",
     "DirectionSet",
+    "HybridConfig",
     "MeanAblate",
     "Model",
     "Pair",
@@ -73,6 +76,7 @@ __all__ = [
     "load_pair",
     "load_task",
     "mean_difference",
+    "run_hybrid",
     "run_main_job",
     "segment_all",
 ]

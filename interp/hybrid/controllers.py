@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -44,15 +44,15 @@ def probe_categories(resid: Float[Tensor, "n d_model"], behaviors: Sequence[str]
     names = tuple(sorted(set(behaviors)))
     if len(names) == 1:
         return Categories(names, one_category().read)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-    probe.fit(resid.cpu().numpy(), [names.index(b) for b in behaviors])
-    scale, last = probe[0], probe[-1]
+    scale = StandardScaler().fit(resid.cpu().numpy())
+    last: Any = LogisticRegression(max_iter=300)
+    last.fit(scale.transform(resid.cpu().numpy()), [names.index(b) for b in behaviors])
     # Two classes have one row of weights, the other's being its negative.
-    weights, bias = np.atleast_2d(last.coef_) / scale.scale_, last.intercept_
+    weights, bias = last.coef_ / np.asarray(scale.scale_), last.intercept_
     if len(names) == 2:
         weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
     w = torch.from_numpy(weights).float().to(resid.device)
-    b = torch.from_numpy(bias - weights @ scale.mean_).float().to(resid.device)
+    b = torch.from_numpy(bias - weights @ np.asarray(scale.mean_)).float().to(resid.device)
     return Categories(names, lambda x: (x @ w.T + b).argmax(-1))
 
 

@@ -36,10 +36,18 @@ class View:
 
     def at(self, rows: Int[Tensor, " row"]) -> "View":
         """The same step for some of the rows."""
-        picked = [None if x is None else x[rows] for x in (
-            self.base_logits, self.base_resid, self.thinking_logits, self.thinking_resid, self.draws
-        )]  # fmt: skip
-        return View(self.step, *picked)
+
+        def pick(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[rows]
+
+        return View(
+            self.step,
+            self.base_logits[rows],
+            self.base_resid[rows],
+            pick(self.thinking_logits),
+            pick(self.thinking_resid),
+            self.draws[rows],
+        )
 
 
 @dataclass(frozen=True)

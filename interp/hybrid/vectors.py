@@ -198,8 +198,9 @@ def trained_jointly(
         resid = torch.cat([p.base_resid[layer][p.real] for p in points])
         with torch.no_grad():
             total = torch.zeros(len(names), device=device).index_add_(0, which, net(resid, which))
-        net.mean = torch.where(count > 0, total / count.clamp_min(1), 1.0)
-        found = found * net.mean[:, None]
+        mean = torch.where(count > 0, total / count.clamp_min(1), 1.0)
+        net.mean.copy_(mean)
+        found = found * mean[:, None]
     return SteeringVectors(
         METHODS[2], layer, names, found, torch.zeros(d_model, device=device), net
     )

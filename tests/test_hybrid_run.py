@@ -1,0 +1,169 @@
+"""The hybrid experiment as a command: it resumes, tells when from how, and refuses bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from interp.pairs import weights_folder
+
+CODE = """
+from dataclasses import dataclass
+import interp.config
+
+@dataclass(frozen=True)
+class Small(interp.config.HybridConfig):
+    n_fit: int = 200
+    n_select: int = 16
+    sizes: tuple[int, ...] = (8,)
+
+interp.config.HybridConfig = Small
+import interp.hybrid.selection
+interp.hybrid.selection.DOSES = (0.3,)
+interp.hybrid.selection.N_NULLS = 1
+interp.hybrid.selection.candidate_layers = lambda n: (2,)
+from interp.cli import main
+main()
+"""
+ARGUMENTS = "hybrid --n-report 60 --seeds 1 --n-random 3 --out"
+
+
+def start(out: Path, *more: str) -> subprocess.Popen:
+    """The command on a small job: one layer, few problems."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-c", CODE, *ARGUMENTS.split(), str(out), *more]
+    return subprocess.Popen(
+        arguments, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    printed, errors = process.communicate()
+    assert process.returncode == 0, errors[-2000:]
+    return printed
+
+
+def untimed(value):
+    """The results without wall times."""
+    if isinstance(value, dict):
+        return {
+            k: untimed(v) for k, v in value.items() if k not in ("seconds", "timings", "command")
+        }
+    return [untimed(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict:
+    out = tmp_path_factory.mktemp("hybrid") / "whole"
+    assert "Verdict: when" in finish(start(out))
+    assert (out / "report.html").stat().st_size > 1e5
+    return json.loads((out / "hybrid.json").read_text())
+
+
+def value(results, arm):
+    return results["arms"][arm]["gap_recovery"]["value"]
+
+
+@pytest.mark.slow
+def test_on_the_rl_pair_vectors_recover_the_gap_and_random_ones_do_not(undisturbed):
+    assert value(undisturbed, "hybrid") > 0.7
+    assert value(undisturbed, "thinking-token") == pytest.approx(1.0)
+    assert value(undisturbed, "random-vectors") < 0.4
+    assert value(undisturbed, "random-positions") < 0.4
+    assert undisturbed["arms"]["hybrid"]["tokens_steered"] < 0.12
+    assert undisturbed["taxonomy"]["ami"] >= 0.8
+    assert undisturbed["verdict"]["answer"] == "when"
+
+
+@pytest.mark.slow
+def test_every_promised_arm_and_number_is_there(undisturbed):
+    kinds = {name: arm["kind"] for name, arm in undisturbed["arms"].items()}
+    controls = (
+        "random-vectors random-category least-similar-category random-positions magnitude-only "
+        "bias-only logit-bias"
+    )
+    assert {name for name, kind in kinds.items() if kind == "control"} == set(controls.split())
+    assert {name for name, kind in kinds.items() if kind == "ceiling"} == {"thinking-token"}
+    assert {name for name, kind in kinds.items() if kind == "baseline"} == {
+        "prompt",
+        "power-sampling",
+    }
+    assert set(undisturbed["contrasts"]) == {n for n, kind in kinds.items() if kind != "method"}
+    assert len(undisturbed["factorial"]) == 6 * 3 * 4
+    assert [row["name"] for row in undisturbed["equal_cost"]] == [
+        "power-sampling",
+        "entropy",
+        "base",
+    ]
+    costs = [row["tokens_per_problem"] for row in undisturbed["equal_cost"]]
+    assert max(costs) < 1.35 * min(costs)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(undisturbed, tmp_path):
+    out = tmp_path / "killed"
+    for stage in ("taxonomy-", "select-", "arms-"):
+        process = start(out)
+        deadline = time.monotonic() + 200
+        while process.poll() is None and time.monotonic() < deadline:
+            here = list(out.glob(f"stages/{stage}*/*"))
+            if len(here) > 3:
+                break
+            time.sleep(0.05)
+        assert process.poll() is None, "the run ended before it was killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finish(start(out))
+    assert untimed(json.loads((out / "hybrid.json").read_text())) == untimed(undisturbed)
+
+
+@pytest.mark.slow
+def test_on_the_distilled_pair_vectors_recover_little_and_tokens_all(tmp_path):
+    out = tmp_path / "distilled"
+    assert "Verdict: how" in finish(start(out, "--pair", "countdown-distilled"))
+    found = json.loads((out / "hybrid.json").read_text())
+    assert value(found, "hybrid") < 0.3
+    assert value(found, "thinking-token") >= 0.8
+
+
+def refused(out: Path, *more: str) -> str:
+    process = start(out, *more)
+    errors = process.communicate()[1]
+    assert process.returncode == 2, errors
+    assert "Traceback" not in errors
+    return " ".join(errors.split())
+
+
+def test_a_budget_shorter_than_the_prompt_is_one_sentence(tmp_path):
+    found = refused(tmp_path / "out", "--max-tokens", "5")
+    assert "budget of 5 tokens" in found and "--max-tokens" in found
+    assert not (tmp_path / "out").exists()
+
+
+def copy_pair(folder: Path, base: Path, thinking: Path) -> Path:
+    shutil.copytree(base, folder / "base")
+    shutil.copytree(thinking, folder / "thinking")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_pair_that_never_differs_is_one_sentence(tmp_path):
+    base = weights_folder("countdown-rl") / "base"
+    pair = copy_pair(tmp_path / "same", base, base)
+    assert "nothing to steer" in refused(tmp_path / "out", "--pair", str(pair))
+
+
+def test_other_vocabularies_are_one_sentence(tmp_path):
+    folder = weights_folder("countdown-rl")
+    pair = copy_pair(tmp_path / "mixed", folder / "base", folder / "thinking")
+    tokenizer = AutoTokenizer.from_pretrained(pair / "thinking")
+    tokenizer.add_tokens(["quite-new"])
+    tokenizer.save_pretrained(pair / "thinking")
+    assert "tokenizers" in refused(tmp_path / "out", "--pair", str(pair))
