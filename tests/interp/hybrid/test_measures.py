@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from interp.hybrid.alone import majority
-from interp.hybrid.arms import Recipe
+from interp.hybrid.arms import ALL, Recipe
+from interp.hybrid.measurement import methods
 from interp.hybrid.measures import JUDGED, Scale, arm_record, by_problem, contrast, verdict
 from interp.hybrid.outcomes import FIELDS, Outcome
 from interp.types import Trace
@@ -104,3 +105,20 @@ def test_the_vote_goes_to_the_commonest_last_sentence_of_finished_traces():
     ]
     assert majority(votes) is votes[1]
     assert majority(votes[3:]) is votes[3]
+
+
+def test_the_factorial_is_full_and_methods_differ_from_the_chosen_in_one_factor():
+    assert len(set(ALL)) == 6 * 3 * 4
+    rows = [vars(recipe) | {"accuracy": i / 100} for i, recipe in enumerate(ALL)]
+    chosen = Recipe("taxonomy", "trained-jointly", "sweep")
+    found = methods(chosen, rows)
+    assert found.pop("hybrid") == chosen
+    alone, free = found.pop("difference of means alone"), found.pop("teacher-free")
+    assert (alone.vectors, alone.coefficients) == ("difference-of-means", "fixed")
+    assert free.controller == "entropy" and free.coefficients in ("fixed", "network")
+    for recipe in found.values():
+        assert (
+            sum(a != b for a, b in zip(vars(recipe).values(), vars(chosen).values(), strict=True))
+            == 1
+        )
+    assert len(found) == 4 + 2 + 3
