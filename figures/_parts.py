@@ -164,6 +164,15 @@ def shared_range(
     return [low - margin, high + margin]
 
 
+def color_bar(title: str) -> dict[str, Any]:
+    """A color bar with its title along the side."""
+    return {
+        "title": {"text": title, "side": "right", "font": {"size": 14}},
+        "thickness": 14,
+        "outlinewidth": 0,
+    }
+
+
 def layer_axis(layers: Collection[int]) -> dict[str, Any]:
     """Settings of an axis over layers: at most about five ticks, all on whole numbers."""
     first, last = min(layers, default=0), max(layers, default=0)

@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 
 from figures import theme
 from figures._hybrid_parts import check, label, note, percent, safe
-from figures._parts import Number, nothing, part
+from figures._parts import Number, color_bar, nothing, part
 
 
 def factorial_heatmap(results: Mapping[str, Any]) -> go.Figure:
@@ -110,11 +110,7 @@ def factorial_heatmap(results: Mapping[str, Any]) -> go.Figure:
             "cmin": -limit,
             "cmid": 0,
             "cmax": limit,
-            "colorbar": {
-                "title": {"text": "Recovery (% of gap)", "side": "right", "font": {"size": 14}},
-                "thickness": 14,
-                "outlinewidth": 0,
-            },
+            "colorbar": color_bar("Recovery (% of gap)"),
         },
     )
     fig.update_annotations(font_size=14)

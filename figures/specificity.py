@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from figures import theme
-from figures._parts import behavior_names, nothing, part
+from figures._parts import behavior_names, color_bar, nothing, part
 
 
 def specificity_heatmap(results: Mapping[str, Any]) -> go.Figure:
@@ -42,15 +42,7 @@ def specificity_heatmap(results: Mapping[str, Any]) -> go.Figure:
             zmid=0,
             zmin=-limit,
             zmax=limit,
-            colorbar={
-                "title": {
-                    "text": "Change in rate<br>(percentage points)",
-                    "side": "right",
-                    "font": {"size": 14},
-                },
-                "thickness": 14,
-                "outlinewidth": 0,
-            },
+            colorbar=color_bar("Change in rate<br>(percentage points)"),
             hovertemplate="%{y} added: %{x} %{z:+.1f} points<extra></extra>",
         )
     )

@@ -29,24 +29,26 @@ console = Console(stderr=True)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system calls a full disk, a used-up quota and a file beyond its limit."""
 
+PairName = Annotated[
+    str,
+    typer.Option(
+        help="countdown-rl, countdown-distilled, or a folder that holds base/ and thinking/ checkpoints."
+    ),
+]
+RunFolder = Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")]
+NReport = Annotated[int, typer.Option(min=10, help="Problems in the report split.")]
+
 
 @app.command()
 def run(
-    pair: Annotated[
-        str,
-        typer.Option(
-            help="countdown-rl, countdown-distilled, or a folder that holds base/ and thinking/ checkpoints."
-        ),
-    ] = "countdown-rl",
-    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")] = (
-        Path("runs/demo")
-    ),
+    pair: PairName = "countdown-rl",
+    out: RunFolder = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of splits, samples and nulls.")] = 0,
     behavior: Annotated[
         list[str] | None,
         typer.Option(help="A behavior to test; repeat for several. Default: the pair's four."),
     ] = None,
-    n_report: Annotated[int, typer.Option(min=10, help="Problems in the report split.")] = 500,
+    n_report: NReport = 500,
     n_random: Annotated[int, typer.Option(min=20, help="Random null directions.")] = 200,
 ) -> None:
     """Do the main job: traces, activations, probes, causal tests with nulls, figures, report.
@@ -66,11 +68,15 @@ def run(
 
             raise unknown_name("behavior", name, BEHAVIORS)
     config = Config(pair=pair, seed=seed, behaviors=chosen, n_report=n_report, n_random=n_random)
-    command = shlex.join(["whenlens", *sys.argv[1:]])
     with _stoppable():
-        results = run_main_job(config, out, command, Progress(console))
+        results = run_main_job(config, out, _command(), Progress(console))
     _print_results(results)
     typer.echo(f"Open {out / 'report.html'}")
+
+
+def _command() -> str:
+    """The command line as the user typed it."""
+    return shlex.join(["whenlens", *sys.argv[1:]])
 
 
 def _print_results(results: dict) -> None:
@@ -98,18 +104,11 @@ def _print_results(results: dict) -> None:
 
 @app.command()
 def hybrid(
-    pair: Annotated[
-        str,
-        typer.Option(
-            help="countdown-rl, countdown-distilled, or a folder that holds base/ and thinking/ checkpoints."
-        ),
-    ] = "countdown-rl",
-    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")] = (
-        Path("runs/hybrid")
-    ),
+    pair: PairName = "countdown-rl",
+    out: RunFolder = Path("runs/hybrid"),
     seed: Annotated[int, typer.Option(help="Seed of splits, and the first of --seeds.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of fits, controls and draws.")] = 5,
-    n_report: Annotated[int, typer.Option(min=10, help="Problems in the report split.")] = 500,
+    n_report: NReport = 500,
     n_random: Annotated[int, typer.Option(min=1, help="Sets of random vectors in all.")] = 20,
     sampled: Annotated[
         bool, typer.Option("--sampled", help="Sample at temperature 1 instead of greedy decoding.")
@@ -141,9 +140,8 @@ def hybrid(
         max_tokens=max_tokens,
         prompt=prompt,
     )
-    command = shlex.join(["whenlens", *sys.argv[1:]])
     with _stoppable():
-        results = run_hybrid(config, out, command, Progress(console))
+        results = run_hybrid(config, out, _command(), Progress(console))
     _print_hybrid(results)
     typer.echo(f"Open {out / 'report.html'}")
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import hook_name, previous_behaviors
+from interp.activations import previous_behaviors
 from interp.models import Model, left_pad, positions_of
-from interp.queries import Above, key_values, logits_above
+from interp.queries import Above, key_values, logits_above, read_cached
 from interp.types import Segment, Trace
 from probes import rng
 
@@ -71,30 +71,15 @@ class DecisionPoints:
         places = torch.tensor(
             [pos + width - len(traces[t].tokens) for t, pos, _ in points], device=model.device
         )
-        self.resid: list[Tensor] = [torch.empty(0)] * model.n_layers
-        hooks = [
-            (hook_name("resid_post", layer), self._keep(layer, rows, places))
-            for layer in range(model.n_layers)
-        ]
-        with model.bridge.hooks(fwd_hooks=hooks):
-            _, cache = model.bridge(
-                ids,
-                return_type="logits_and_cache",
-                attention_mask=real.long(),
-                position_ids=positions_of(real),
-                use_cache=True,
-            )
+        kept, _, cache = read_cached(
+            model, ids, real, range(model.n_layers), lambda resid: resid[rows, places]
+        )
+        self.resid = [kept[layer] for layer in range(model.n_layers)]
         self._positions = positions_of(real)[rows, places][:, None]
         self._before = real[rows] & (torch.arange(width, device=model.device) < places[:, None])
         self._kv = key_values(cache, rows)
         # Every effect is a change from this, so it is computed once.
         self.clean = self.probabilities(0, self.resid[0])
-
-    def _keep(self, layer: int, rows: Int[Tensor, " point"], places: Int[Tensor, " point"]):
-        def hook(resid: Tensor, hook=None) -> None:
-            self.resid[layer] = resid[rows, places].clone()
-
-        return hook
 
     def __len__(self) -> int:
         return len(self.groups)

@@ -19,7 +19,7 @@ from interp.progress import Progress
 from interp.readings import check_labels, vector_and_unit
 from interp.runs import Run, content_key, write_json
 from interp.tasks import Countdown
-from interp.traces import accuracy, generate, read_traces, write_traces
+from interp.traces import accuracy, generate_once, read_traces
 from probes import (
     LogisticProbe,
     MeanDifference,
@@ -54,20 +54,14 @@ def make_traces(run: Run, pair: Pair, config: Config, progress: Progress) -> Mat
     def work(folder: Path) -> None:
         with progress.bar("traces", sum(len(splits[s]) for _, s, _ in jobs)) as advance:
             for model, split, sampled in jobs:
-                path = folder / f"{model}-{split}-{'sampled' if sampled else 'greedy'}.jsonl"
-                if path.exists():
-                    advance(len(splits[split]))
-                    continue
-                traces = generate(
+                generate_once(
+                    folder / f"{model}-{split}-{'sampled' if sampled else 'greedy'}.jsonl",
                     getattr(pair, model),
                     splits[split],
                     sampled=sampled,
                     seed=config.seed,
                     advance=advance,
                 )
-                partial = path.with_suffix(".partial")
-                write_traces(traces, partial)
-                partial.rename(path)
 
     fingerprints = [pair.base.fingerprint, pair.thinking.fingerprint]
     folder = run.stage("traces", fingerprints, work)

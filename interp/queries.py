@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
-from interp.models import Model
+from interp.activations import hook_name
+from interp.models import Model, positions_of
 
 KeyValues = Sequence[tuple[Tensor, Tensor]]
 """Keys and values [row, head, pos, d_head] of every layer."""
@@ -22,6 +23,34 @@ def key_values(cache: Any, rows: Int[Tensor, " row"] | None = None) -> KeyValues
     """Keys and values of a cache, of some of its rows if these are given."""
     pairs = [(layer.keys, layer.values) for layer in cache.layers]
     return pairs if rows is None else [(k[rows], v[rows]) for k, v in pairs]
+
+
+def read_cached(
+    model: Model,
+    ids: Int[Tensor, "row pos"],
+    real: Bool[Tensor, "row pos"],
+    layers: Sequence[int],
+    pick: Callable[[Float[Tensor, "row pos d_model"]], Tensor] = lambda resid: resid,
+) -> tuple[dict[int, Tensor], Float[Tensor, "row pos d_vocab"], Any]:
+    """One forward over left-padded texts: what `pick` takes of each layer's output, logits, cache."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(layer: int):
+        def hook(resid: Tensor, hook=None) -> None:
+            kept[layer] = pick(resid).clone()
+
+        return hook
+
+    hooks = [(hook_name("resid_post", layer), keep(layer)) for layer in layers]
+    with model.bridge.hooks(fwd_hooks=hooks):
+        logits, cache = model.bridge(
+            ids,
+            return_type="logits_and_cache",
+            attention_mask=real.long(),
+            position_ids=positions_of(real),
+            use_cache=True,
+        )
+    return kept, logits, cache
 
 
 def logits_above(

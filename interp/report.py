@@ -142,7 +142,7 @@ def drawn(name: str, figure: go.Figure, heading: str, caption: str) -> dict[str,
         default_height=f"{figure.layout.height}px",  # pyright: ignore[reportAttributeAccessIssue]
         config={"responsive": True, "displayModeBar": False},
     )
-    # to_html writes <, > and / of every string as \uXXXX, so no label can end the script
+    # to_html writes <, > and / of every string as escapes, so no label can end the script
     return {
         "name": name,
         "heading": heading,

@@ -200,8 +200,35 @@ def graded(
 
 
 def write_traces(traces: Sequence[Trace], path: Path) -> None:
-    """Write traces as JSON lines."""
-    path.write_text("".join(json.dumps(asdict(trace)) + "\n" for trace in traces))
+    """Write traces as JSON lines, so that the file is whole or absent, whatever kills the process."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(asdict(trace)) + "\n" for trace in traces))
+    partial.rename(path)
+
+
+def generate_once(
+    path: Path,
+    model: Model,
+    problems: Sequence[Problem],
+    *,
+    sampled: bool,
+    seed: int,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    advance: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Generate traces into a file, unless it is there already."""
+    if path.exists():
+        advance(len(problems))
+        return
+    traces = generate(
+        model,
+        problems,
+        sampled=sampled,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        advance=advance,
+    )
+    write_traces(traces, path)
 
 
 def read_traces(path: Path) -> list[Trace]:
@@ -237,6 +264,7 @@ __all__ = [
     "accuracy",
     "decode",
     "generate",
+    "generate_once",
     "graded",
     "next_tokens",
     "prompt_tokens",

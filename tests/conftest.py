@@ -7,8 +7,8 @@ from interp.models import load_model
 from interp.organisms.checkpoints import build_model, save_checkpoint
 
 
-def _save(folder, scale=1.0, n_layers=3, d_model=32):
-    model = build_model(seed=0, d_model=d_model, n_layers=n_layers, n_heads=2, d_mlp=64)
+def _save(folder, scale=1.0, n_layers=3, d_model=32, seed=0):
+    model = build_model(seed=seed, d_model=d_model, n_layers=n_layers, n_heads=2, d_mlp=64)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" not in name:

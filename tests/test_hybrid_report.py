@@ -3,7 +3,6 @@
 import copy
 import re
 import runpy
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from interp.hybrid_report import (
 _FIGURE_TESTS = Path(__file__).parent / "figures"
 _MADE = runpy.run_path(str(_FIGURE_TESTS / "synthetic.py"))
 _PAGES = runpy.run_path(str(_FIGURE_TESTS / "pages.py"))
+pieces, text = _PAGES["pieces"], _PAGES["text"]
 ATTACK = "<script>window.x=1;document.title='taken over'</script>"
 
 
@@ -33,37 +33,6 @@ def page(results, tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("hybrid") / "report.html"
     write_hybrid_report(results, path)
     return path.read_text(encoding="utf-8")
-
-
-class _Text(HTMLParser):
-    """Text of a page as a reader sees it, and the element (tag, class) around each piece."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.stack: list[tuple[str, str]] = []
-        self.pieces: list[tuple[str, str, str]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "link", "br"):
-            self.stack.append((tag, dict(attrs).get("class") or ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack.pop()[0] == tag, "elements must nest"
-
-    def handle_data(self, data: str) -> None:
-        if self.stack and self.stack[-1][0] not in ("script", "style"):
-            self.pieces.append((*self.stack[-1], data))
-
-
-def pieces(page: str) -> list[tuple[str, str, str]]:
-    parser = _Text()
-    parser.feed(page)
-    assert parser.stack == []
-    return parser.pieces
-
-
-def text(page: str) -> str:
-    return re.sub(r"\s+", " ", " ".join(data for _, _, data in pieces(page)))
 
 
 def section(page: str, name: str) -> str:

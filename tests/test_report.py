@@ -3,7 +3,6 @@
 import copy
 import re
 import runpy
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from interp.report import reading, render_report
 _FIGURE_TESTS = Path(__file__).parent / "figures"
 _MADE = runpy.run_path(str(_FIGURE_TESTS / "synthetic.py"))
 _PAGES = runpy.run_path(str(_FIGURE_TESTS / "pages.py"))
+pieces, text = _PAGES["pieces"], _PAGES["text"]
 ATTACK = "<script>window.x=1;document.title='taken over'</script>"
 
 
@@ -31,37 +31,6 @@ def examples() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def page(results, examples) -> str:
     return render_report(results, examples)
-
-
-class _Text(HTMLParser):
-    """Text of a page as a reader sees it, and the class of the element around each piece."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.stack: list[tuple[str, str]] = []
-        self.pieces: list[tuple[str, str]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "link", "br"):
-            self.stack.append((tag, dict(attrs).get("class") or ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack.pop()[0] == tag, "elements must nest"
-
-    def handle_data(self, data: str) -> None:
-        if self.stack and self.stack[-1][0] not in ("script", "style"):
-            self.pieces.append((self.stack[-1][1], data))
-
-
-def pieces(page: str) -> list[tuple[str, str]]:
-    parser = _Text()
-    parser.feed(page)
-    assert parser.stack == []
-    return parser.pieces
-
-
-def text(page: str) -> str:
-    return re.sub(r"\s+", " ", " ".join(data for _, data in pieces(page)))
 
 
 def test_verdicts_come_before_figures_and_provenance_last(page):
@@ -85,7 +54,7 @@ def test_every_number_of_a_verdict_stands_in_its_row(page):
 
 
 def test_strongest_verdict_comes_first(page):
-    pills = [data for style, data in pieces(page) if style.startswith("pill ")]
+    pills = [data for _, style, data in pieces(page) if style.startswith("pill ")]
     assert pills[:4] == ["causal", "causal", "readable", "absent"]
 
 
@@ -114,7 +83,7 @@ def test_reading_of_no_behavior_says_so(results):
 
 
 def test_segments_are_colored_by_behavior_and_keep_their_text(page, examples):
-    spans = [(style, data) for style, data in pieces(page) if style.startswith("seg b-")]
+    spans = [(style, data) for _, style, data in pieces(page) if style.startswith("seg b-")]
     legend, shown = spans[:5], spans[5:]
     assert {data for _, data in legend} == {
         "Deduction", "Backtracking", "Verification", "Subgoal setting", "Final answer",
@@ -163,7 +132,7 @@ def test_model_text_is_never_markup(attacked):
     assert (
         "seg b-cluster-script-window-x-1-document-title-taken-over-script-",
         f"hmm {ATTACK}",
-    ) in (pieces(page))
+    ) in [piece[1:] for piece in pieces(page)]
 
 
 def test_scripts_in_a_trace_show_as_text_and_do_not_run(attacked):

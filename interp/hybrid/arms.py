@@ -152,8 +152,7 @@ def controls(
     system = CONTROLLERS[recipe.controller]
 
     def with_vectors() -> list[int]:
-        shift = vectors(recipe, fits, settings)
-        return (shift.bias + shift.vectors).norm(dim=-1).nonzero()[:, 0].tolist()
+        return vectors(recipe, fits, settings).shifts.norm(dim=-1).nonzero()[:, 0].tolist()
 
     def bias_only() -> Arm:
         bias = replace(recipe, vectors=METHODS[1])

@@ -124,7 +124,7 @@ def of_random_category(controller: Controller, allowed: Sequence[int]) -> Contro
 
 def of_least_similar_category(controller: Controller, vectors: SteeringVectors) -> Controller:
     """The same moments, the category whose shift has the smallest cosine with the right one's."""
-    shift = vectors.bias + vectors.vectors
+    shift = vectors.shifts
     length = shift.norm(dim=-1)
     unit = shift / length.clamp_min(1e-12)[:, None]
     cosine = unit @ unit.T

@@ -16,7 +16,6 @@ from interp.traces import MAX_NEW_TOKENS, Batch, next_tokens
 
 GRID = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """Coefficients that a sweep tries, beside leaving the token unsteered."""
-JUDGES = ("first", "thinking", "random")
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class Lab:
         self.n_base, self.first_greedy = n_base, first_greedy
         self.traces, self.segments = traces, segments
         self.base_store, self.thinking_store = base_store, thinking_store
+        self._fits: dict[int, Fits] = {}
 
     @cached_property
     def points(self) -> list[Points]:
@@ -98,8 +99,13 @@ class Lab:
         ]
         return torch.from_numpy(np.stack(rows)).to(points.at.device)
 
-    def seed_fits(self, seed: int) -> "Fits":
-        """What one seed fits: on its own part of the fit problems."""
+    def fits(self, seed: int) -> "Fits":
+        """What one seed fits, on its own part of the fit problems: the same object at every call."""
+        if seed not in self._fits:
+            self._fits[seed] = self._fits_of(seed)
+        return self._fits[seed]
+
+    def _fits_of(self, seed: int) -> "Fits":
         groups = np.array(sorted({t.problem_id for t in self.traces}))
         kept = rng(seed, "fit problems").permutation(groups)[: int(SHARE_OF_FIT * len(groups))]
         return Fits(self, set(kept.tolist()), seed)

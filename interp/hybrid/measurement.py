@@ -30,7 +30,6 @@ from interp.hybrid.setup import Setup
 from interp.hybrid.shown import examples, firing
 from interp.hybrid.vectors import METHODS
 from interp.runs import read_json, write_json
-from interp.traces import graded, prompt_tokens
 
 MARGINS = (0.0, 0.25, 0.5, 0.75, 0.95)
 """Margins, in probability, of the curve of recovery against the share of tokens steered."""
@@ -84,7 +83,6 @@ class Measurement:
         self.setup, self.lab, self.traces, self.settings = setup, lab, traces, settings
         self.recipe = best_of(factorial)
         self.methods = methods(self.recipe, factorial)
-        self.fits: dict[int, Fits] = {}
         problems = setup.splits["report"]
         base, thinking = (
             np.array([t.correct for t in traces[m, "report"]], float)
@@ -93,12 +91,6 @@ class Measurement:
             for m in ("base", "thinking")
         )
         self.scale = Scale(base, thinking, [p.id for p in problems], setup.config.seed)
-
-    def fits_of(self, seed: int) -> Fits:
-        """One seed's fits, made as they are asked for."""
-        if seed not in self.fits:
-            self.fits[seed] = self.lab.seed_fits(seed)
-        return self.fits[seed]
 
     def measure(self) -> Measured:
         """All arms; done once."""
@@ -133,7 +125,9 @@ class Measurement:
             found = []
             for seed in seeds:
                 found.append(
-                    bench.outcome(name, seed, lambda seed=seed: make(self.fits_of(seed)), keep_rows)
+                    bench.outcome(
+                        name, seed, lambda seed=seed: make(self.lab.fits(seed)), keep_rows
+                    )
                 )
                 advance(1)
             return found
@@ -155,7 +149,7 @@ class Measurement:
         ]
         keep("random-vectors", "control", recipe, [list(runs) for runs in zip(*sets, strict=True)])
         rate = records["hybrid"]["tokens_steered"]
-        for name in controls(recipe, self.fits_of(seeds[0]), settings, rate):
+        for name in controls(recipe, self.lab.fits(seeds[0]), settings, rate):
             made = outcomes(
                 name, lambda fits, name=name: controls(recipe, fits, settings, rate)[name]()
             )
@@ -166,7 +160,7 @@ class Measurement:
         keep("prompt", "baseline", None, [[prompt]])
         power = power_sampled(bench, seeds[0])
         keep("power-sampling", "baseline", None, [[power]])
-        free = method(self.methods["teacher-free"], self.fits_of(seeds[0]), settings)
+        free = method(self.methods["teacher-free"], self.lab.fits(seeds[0]), settings)
         extras = {"equal_cost": equal_cost(bench, free, power, seeds[0], self.scale)}
         advance(3)
         extras |= {"budget": self._budget(bench, advance)} | self._shown(bench, rows or [])
@@ -174,7 +168,7 @@ class Measurement:
 
     def _budget(self, bench: Bench, advance: Callable[[int], None]) -> dict[str, list[dict]]:
         """Recovery of the hybrid and of its ceiling where only the clearer disagreements count."""
-        fits, seed = self.fits_of(self.setup.config.seed), self.setup.config.seed
+        fits, seed = self.lab.fits(self.setup.config.seed), self.setup.config.seed
         makers = {
             "hybrid": lambda: method(self.recipe, fits, self.settings),
             "thinking-token": lambda: ceiling(self.recipe, fits, self.settings),
@@ -201,23 +195,12 @@ class Measurement:
         """The behavior that each of the chosen controller's categories mostly stands for."""
         if CONTROLLERS[self.recipe.controller] == "taxonomy":
             return [category["behavior"] for category in self.taxonomy["categories"]]
-        names = self.fits_of(self.setup.config.seed).categories("behaviors").names
+        names = self.lab.fits(self.setup.config.seed).categories("behaviors").names
         return [None if name == "other" else name for name in names]
 
     def _shown(self, bench: Bench, rows: list) -> dict:
         problems, pair = bench.problems, self.setup.pair
-        traces = [
-            graded(
-                pair.base,
-                p,
-                prompt_tokens(pair.base, p.prompt),
-                r.tokens,
-                bench.grade,
-                bench.sampled,
-                0,
-            )
-            for p, r in zip(problems, rows, strict=True)
-        ]
+        traces = bench.traces(problems, rows)
         segments = segment_all(pair.base, traces, self.setup.config.annotator)
         base, thinking = (self.traces[m, "report"][: len(problems)] for m in ("base", "thinking"))
         shown = examples(pair.base, problems, base, traces, rows, thinking, self._labels())

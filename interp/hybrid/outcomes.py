@@ -92,13 +92,29 @@ class Bench:
             self.pair.base, self.pair.thinking, prompts, arm, draws,
             self.sampled or sampled, self.max_new_tokens,
         )  # fmt: skip
-        traces = [
+        return self.traces(problems, rows, sample, sampled), rows
+
+    def traces(
+        self,
+        problems: Sequence[Problem],
+        rows: Sequence[Decoded],
+        sample: int = 0,
+        sampled: bool = False,
+    ) -> list[Trace]:
+        """Graded traces of decoded rows."""
+        base = self.pair.base
+        return [
             graded(
-                self.pair.base, p, prompt, row.tokens, self.grade, self.sampled or sampled, sample
+                base,
+                problem,
+                prompt_tokens(base, problem.prompt),
+                row.tokens,
+                self.grade,
+                self.sampled or sampled,
+                sample,
             )
-            for p, prompt, row in zip(problems, prompts, rows, strict=True)
+            for problem, row in zip(problems, rows, strict=True)
         ]
-        return traces, rows
 
     def outcome(
         self, name: str, seed: int, make: Callable[[], Arm], keep_rows: bool = False

@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.activations import hook_name
 from interp.errors import UserError
 from interp.models import Model, left_pad, positions_of
 from interp.pairs import Pair
-from interp.queries import KeyValues, key_values, logits_above
+from interp.queries import KeyValues, key_values, logits_above, read_cached
 from interp.types import Trace
 
 N_PER_BATCH = 128
@@ -127,8 +126,8 @@ def read_points(
         ids, real = left_pad(
             [t.tokens for t in part], pair.base.tokenizer.pad_token_id or 0, pair.base.device
         )
-        base_resid, base_logits, cache = _read(pair.base, ids, real, layers)
-        thinking_resid, thinking_logits, _ = _read(pair.thinking, ids, real, [thinking_layer])
+        base_resid, base_logits, cache = read_cached(pair.base, ids, real, layers)
+        thinking_resid, thinking_logits, _ = read_cached(pair.thinking, ids, real, [thinking_layer])
         place = torch.arange(ids.shape[1], device=ids.device)
         shift = ids.shape[1] - torch.tensor([len(t.tokens) for t in part], device=ids.device)
         first = shift + torch.tensor([t.n_prompt for t in part], device=ids.device) - 1
@@ -149,24 +148,3 @@ def read_points(
         found += select([every], [every.real])
         advance(len(part))
     return found
-
-
-def _read(model: Model, ids: Tensor, real: Tensor, layers: Sequence[int]):
-    kept: dict[int, Tensor] = {}
-
-    def keep(layer: int):
-        def hook(resid: Tensor, hook=None) -> None:
-            kept[layer] = resid.clone()
-
-        return hook
-
-    hooks = [(hook_name("resid_post", layer), keep(layer)) for layer in layers]
-    with model.bridge.hooks(fwd_hooks=hooks):
-        logits, cache = model.bridge(
-            ids,
-            return_type="logits_and_cache",
-            attention_mask=real.long(),
-            position_ids=positions_of(real),
-            use_cache=True,
-        )
-    return kept, logits, cache

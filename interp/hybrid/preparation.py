@@ -11,7 +11,7 @@ from interp.hybrid.lab import Lab, candidate_layers
 from interp.hybrid.setup import Setup
 from interp.runs import read_json, write_json
 from interp.taxonomy import Taxonomy, agreement, choose, fit_kmeans
-from interp.traces import generate, read_traces, write_traces
+from interp.traces import generate_once, read_traces
 from interp.types import Trace
 
 Traces = dict[tuple[str, str], list[Trace]]
@@ -35,11 +35,8 @@ def make_traces(setup: Setup) -> Traces:
     def work(folder: Path) -> None:
         with setup.progress.bar("traces", sum(len(problems[s]) for _, s, _ in jobs)) as advance:
             for model, split, seed in jobs:
-                path = folder / f"{model}-{split}-{seed}.jsonl"
-                if path.exists():
-                    advance(len(problems[split]))
-                    continue
-                traces = generate(
+                generate_once(
+                    folder / f"{model}-{split}-{seed}.jsonl",
                     getattr(setup.pair, model),
                     problems[split],
                     sampled=sampled[split],
@@ -47,9 +44,6 @@ def make_traces(setup: Setup) -> Traces:
                     max_new_tokens=setup.max_new_tokens,
                     advance=advance,
                 )
-                partial = path.with_suffix(".partial")
-                write_traces(traces, partial)
-                partial.rename(path)
 
     folder = setup.stage("traces", work)
     found: Traces = {}

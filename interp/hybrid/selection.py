@@ -33,7 +33,7 @@ def choose(setup: Setup, lab: Lab, traces: Traces) -> tuple[Settings, list[dict]
 
     def work(folder: Path) -> None:
         disagreements(lab.points)  # a pair that never differs ends here
-        bench, fits = setup.bench("select", folder), lab.seed_fits(seed)
+        bench, fits = setup.bench("select", folder), lab.fits(seed)
 
         base, thinking = (
             np.array([float(t.correct) for t in traces[m, "select"]]) for m in ("base", "thinking")

@@ -64,9 +64,14 @@ class SteeringVectors:
     network: CoefficientNetwork | None = None
     starts_only: bool = False
 
+    @property
+    def shifts(self) -> Float[Tensor, "category d_model"]:
+        """The vector of each category, bias included."""
+        return self.bias + self.vectors
+
     def shift(self, categories: Int[Tensor, "*n"]) -> Float[Tensor, "*n d_model"]:
         """The vector of each row's category."""
-        return (self.bias + self.vectors).to(categories.device)[categories]
+        return self.shifts.to(categories.device)[categories]
 
     def check(self, names: Sequence[str]) -> None:
         """Raise `UserError` unless there is a vector for every category of a controller."""
@@ -78,19 +83,18 @@ class SteeringVectors:
 
     def randomized(self, seed: int) -> "SteeringVectors":
         """Random directions, each of the length of the shift that it replaces."""
-        shift = self.bias + self.vectors
-        noise = torch.randn(shift.shape, generator=torch.Generator().manual_seed(seed)).to(shift)
-        noise = noise / noise.norm(dim=-1, keepdim=True) * shift.norm(dim=-1, keepdim=True)
-        return replace(self, vectors=noise, bias=torch.zeros_like(self.bias))
+        return self._pointing(seed, *self.vectors.shape)
 
     def magnitudes_only(self, seed: int) -> "SteeringVectors":
         """One random direction for all categories, as long as each one's shift."""
-        shift = self.bias + self.vectors
-        noise = torch.randn(shift.shape[1], generator=torch.Generator().manual_seed(seed)).to(shift)
-        lengths = shift.norm(dim=-1, keepdim=True)
-        return replace(
-            self, vectors=noise / noise.norm() * lengths, bias=torch.zeros_like(self.bias)
-        )
+        return self._pointing(seed, self.vectors.shape[1])
+
+    def _pointing(self, seed: int, *shape: int) -> "SteeringVectors":
+        # One random direction, or one for each category, with the shifts' lengths.
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.vectors)
+        lengths = self.shifts.norm(dim=-1, keepdim=True)
+        noise = noise / noise.norm(dim=-1, keepdim=True) * lengths
+        return replace(self, vectors=noise, bias=torch.zeros_like(self.bias))
 
 
 def difference_of_means(
@@ -129,8 +133,8 @@ def train(
     shift: Shift,
     groups: list[dict],
     vectors: Tensor | None = None,
-    epochs: int = EPOCHS,
-    seed: int = 0,
+    *,
+    seed: int,
 ) -> None:
     """Minimize the cross-entropy of the thinking model's token under the steered base, in nats.
 
@@ -141,10 +145,10 @@ def train(
     """
     torch.manual_seed(seed)
     optimizer = torch.optim.Adam(groups)
-    n_steps = epochs * len(points)
+    n_steps = EPOCHS * len(points)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     order = np.random.default_rng(seed)
-    for _ in range(epochs):
+    for _ in range(EPOCHS):
         for i in order.permutation(len(points)):
             batch, real = points[i], points[i].real
             logits = batch.logits(layer, batch.base_resid[layer] + shift(batch, categories[i]))
@@ -281,7 +285,6 @@ def logit_biases(
     points: Sequence[Points],
     categories: Sequence[Int[Tensor, "row query"]],
     n_categories: int,
-    epochs: int = 5 * EPOCHS,
 ) -> Float[Tensor, "category d_vocab"]:
     """Logits to add for each category, trained as the vectors are: steering without a direction."""
     biases = nn.Parameter(
@@ -291,7 +294,7 @@ def logit_biases(
     target = torch.cat([p.target[p.real] for p in points])
     which = torch.cat([c[p.real] for p, c in zip(points, categories, strict=True)])
     optimizer = torch.optim.Adam([biases], lr=0.3)
-    for _ in range(epochs):
+    for _ in range(5 * EPOCHS):
         loss = cross_entropy(logits + biases[which], target)
         optimizer.zero_grad()
         loss.backward()

@@ -1,5 +1,6 @@
 """What the tests need of a browser and of HTML: outside addresses, and a page after it has run."""
 
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -23,6 +24,37 @@ def links(page: str) -> list[str]:
     parser = _Links()
     parser.feed(page)
     return parser.found
+
+
+class _Text(HTMLParser):
+    """Text of a page as a reader sees it, and the element (tag, class) around each piece."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.stack: list[tuple[str, str]] = []
+        self.pieces: list[tuple[str, str, str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "link", "br"):
+            self.stack.append((tag, dict(attrs).get("class") or ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop()[0] == tag, "elements must nest"
+
+    def handle_data(self, data: str) -> None:
+        if self.stack and self.stack[-1][0] not in ("script", "style"):
+            self.pieces.append((*self.stack[-1], data))
+
+
+def pieces(page: str) -> list[tuple[str, str, str]]:
+    parser = _Text()
+    parser.feed(page)
+    assert parser.stack == []
+    return parser.pieces
+
+
+def text(page: str) -> str:
+    return re.sub(r"\s+", " ", " ".join(data for _, _, data in pieces(page)))
 
 
 def run_in_chromium(page: Path) -> str:

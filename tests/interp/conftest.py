@@ -70,11 +70,27 @@ def pick(logits, uniform=None):
     return len(weights) - 1
 
 
-@pytest.fixture(scope="session")
-def slow(sharp_folder):
-    """The slow reference of `sharp`: a fresh Hugging Face model over the same files."""
+def slow_model(folder):
+    """A fresh Hugging Face model over the same files."""
     return SlowReference(
         AutoModelForCausalLM.from_pretrained(
-            sharp_folder, dtype=torch.float32, attn_implementation="sdpa"
+            folder, dtype=torch.float32, attn_implementation="sdpa"
         ).eval()
     )
+
+
+def at_last(values):
+    """An edit that replaces the last position's residual stream."""
+
+    def edit(resid):
+        resid = resid.clone()
+        resid[0, -1] = values
+        return resid
+
+    return edit
+
+
+@pytest.fixture(scope="session")
+def slow(sharp_folder):
+    """The slow reference of `sharp`."""
+    return slow_model(sharp_folder)

@@ -9,6 +9,7 @@ from interp.decisions import DecisionPoints, first_token_shares
 from interp.tasks import load_task
 from interp.traces import generate
 from interp.types import Segment, Trace
+from tests.interp.conftest import at_last
 
 ALL = load_task("countdown").problems()
 PROBLEMS = list(ALL[:: len(ALL) // 6])[:6]
@@ -42,15 +43,6 @@ def prefixes(traces, segments):
 @pytest.fixture(scope="module")
 def points(sharp, traces, segments, shares):
     return DecisionPoints(sharp, traces, segments, shares, n_points=10_000)
-
-
-def at_last(values):
-    def edit(resid):
-        resid = resid.clone()
-        resid[0, -1] = values
-        return resid
-
-    return edit
 
 
 def test_there_is_a_point_before_every_segment(points, prefixes, traces, segments):

@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from interp.hybrid.vectors import CoefficientNetwork, SteeringVectors
 from interp.models import load_model
-from interp.organisms.checkpoints import build_model, save_checkpoint
 from interp.pairs import Pair
 from interp.tasks import load_task
-from tests.interp.conftest import SlowReference
+from tests.interp.conftest import slow_model
 
 ALL = load_task("countdown").problems()
 PROBLEMS = list(ALL[:: len(ALL) // 12])[:12]
@@ -17,16 +15,9 @@ LAYER, THINKING_LAYER = 1, 0
 
 
 @pytest.fixture(scope="session")
-def other_folder(tmp_path_factory):
+def other_folder(save_random):
     """Another random model of the same shape, with large weights too."""
-    folder = tmp_path_factory.mktemp("other") / "random"
-    model = build_model(seed=1, d_model=32, n_layers=3, n_heads=2, d_mlp=64)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "norm" not in name:
-                weight.mul_(5.0)
-    save_checkpoint(model, folder, "A random model for tests.")
-    return folder
+    return save_random(scale=5.0, seed=1)
 
 
 @pytest.fixture(scope="session")
@@ -38,11 +29,7 @@ def pair(sharp, other_folder):
 
 @pytest.fixture(scope="session")
 def slow_thinking(other_folder):
-    return SlowReference(
-        AutoModelForCausalLM.from_pretrained(
-            other_folder, dtype=torch.float32, attn_implementation="sdpa"
-        ).eval()
-    )
+    return slow_model(other_folder)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from interp.hybrid.decode import (
     steered,
 )
 from interp.traces import decode, prompt_tokens
-from tests.interp.conftest import pick
+from tests.interp.conftest import at_last, pick
 from tests.interp.hybrid.conftest import LAYER, PROBLEMS, THINKING_LAYER
 
 N_NEW = 20
@@ -62,15 +62,6 @@ def prompts(pair):
 @pytest.fixture(scope="module")
 def draws(prompts):
     return torch.from_numpy(np.random.default_rng(0).random((len(prompts), N_NEW, 3)))
-
-
-def at_last(values):
-    def edit(resid):
-        resid = resid.clone()
-        resid[0, -1] = values
-        return resid
-
-    return edit
 
 
 def slow_row(

@@ -14,6 +14,7 @@ from interp.hybrid.points import (
 )
 from interp.pairs import Pair
 from interp.traces import generate
+from tests.interp.conftest import at_last
 from tests.interp.hybrid.conftest import PROBLEMS
 
 
@@ -74,12 +75,7 @@ def test_a_part_of_the_points_answers_edits_as_a_full_forward_does(points, trace
         noise = torch.randn(p.base_resid[layer].shape, generator=generator) * 20
         found = p.logits(layer, p.base_resid[layer] + noise)
         for _, row, query, trace, at in rows([p]):
-
-            def edit(resid, values=p.base_resid[layer][row, query] + noise[row, query]):
-                resid = resid.clone()
-                resid[0, -1] = values
-                return resid
-
+            edit = at_last(p.base_resid[layer][row, query] + noise[row, query])
             expected = slow.logits(traces[trace].tokens[: at + 1], {layer: edit})[-1]
             torch.testing.assert_close(found[row, query], expected, atol=1e-3, rtol=1e-3)
 
