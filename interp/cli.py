@@ -114,8 +114,11 @@ def hybrid(
         bool, typer.Option("--sampled", help="Sample at temperature 1 instead of greedy decoding.")
     ] = False,
     prompt: Annotated[
-        str, typer.Option(help="What the prompt baseline puts before each problem.")
-    ] = "by a7 .",
+        str | None,
+        typer.Option(
+            help="What the prompt baseline puts before each problem [default: the pair's]."
+        ),
+    ] = None,
     max_tokens: Annotated[
         int, typer.Option(help="Budget of prompt and trace together, in tokens.")
     ] = 169,

@@ -35,8 +35,9 @@ class HybridConfig:
     """What a run depends on. Problem counts are upper limits of each split.
 
     `seed` splits the problems; seeds `seed` to `seed + n_seeds - 1` are those of fits, controls
-    and draws. `prompt` is what the prompt baseline puts before a problem, `max_tokens` the
-    budget of prompt and trace together.
+    and draws. `n_screen` is how many of the select problems every combination is tried on before the best
+    meet all of them. `prompt` is what the prompt baseline puts before a problem (None: the pair's own
+    words), `max_tokens` the budget of prompt and trace together.
     """
 
     pair: str
@@ -45,12 +46,13 @@ class HybridConfig:
     sampled: bool = False
     annotator: str = "grammar"
     n_fit: int = 600
-    n_select: int = 150
+    n_select: int = 400
+    n_screen: int = 150
     n_report: int = 500
     n_random: int = 20
     sizes: tuple[int, ...] = (8, 10, 15)
     max_tokens: int = 169
-    prompt: str = "by a7 ."
+    prompt: str | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:

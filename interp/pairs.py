@@ -6,17 +6,22 @@ from pathlib import Path
 
 from interp.errors import UserError, unknown_name
 from interp.models import Model, load_model
+from interp.runs import read_json
 
 BUILT_IN = ("countdown-rl", "countdown-distilled")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models with one architecture and one tokenizer."""
+    """Two models with one architecture and one tokenizer.
+
+    `prompt` asks the base to take care, in words that it knows: what `pair.json` in the pair's folder says.
+    """
 
     name: str
     base: Model
     thinking: Model
+    prompt: str = "Think step by step."
 
 
 def check_pair(base: Model, thinking: Model) -> None:
@@ -54,4 +59,6 @@ def load_pair(name: str, device: str | None = None) -> Pair:
     base = load_model(folder / "base", f"{folder.name}/base", device)
     thinking = load_model(folder / "thinking", f"{folder.name}/thinking", device)
     check_pair(base, thinking)
-    return Pair(folder.name, base, thinking)
+    words = folder / "pair.json"
+    prompt = read_json(words).get("prompt") if words.is_file() else None
+    return Pair(folder.name, base, thinking, str(prompt or Pair.prompt))

@@ -37,7 +37,7 @@ from interp.hybrid.points import disagreements, read_points
 from interp.hybrid.shown import pieces
 from interp.hybrid.vectors import trained_jointly
 from interp.traces import prompt_tokens, row_uniforms
-from probes import gap_recovery
+from probes import gap_recovery, rng
 
 SEED, LAYER, N_NEW = 0, 2, 160
 pair = load_pair("countdown-rl")
@@ -110,7 +110,7 @@ base, thinking = (
 )
 hybrid, rows = solve(steered(vectors))
 ceiling, _ = solve(THINKING_TOKEN)
-nulls = [solve(steered(vectors.randomized(seed)))[0] for seed in range(5)]
+nulls = [solve(steered(vectors.randomized(rng(SEED, "null", k))))[0] for k in range(5)]
 share = np.mean([c >= 0 for row in rows for c in row.steered])
 print(f"base {base.mean():.2f}, hybrid {hybrid.mean():.2f}, thinking {thinking.mean():.2f}")
 print(f"tokens steered: {share:.1%}")

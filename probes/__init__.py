@@ -1,7 +1,7 @@
 """Directions, probes and the statistics that judge them: arrays in, results out."""
 
 from probes._arrays import rng
-from probes.ceiling import share_above, share_of_ceiling
+from probes.ceiling import NoRoom, share_above, share_of_ceiling
 from probes.cosine import CosineEstimate, cosine_with_ci
 from probes.estimators import LogisticProbe, MeanDifference, WhitenedMeanDifference
 from probes.inference import (
@@ -58,6 +58,7 @@ __all__ = [
     "random_directions",
     "ratio_bootstrap",
     "rng",
+    "NoRoom",
     "share_above",
     "share_of_ceiling",
     "shuffle_labels",

@@ -9,6 +9,10 @@ from probes._arrays import Array, finite, same_length
 from probes.inference import Estimate, bootstrap_weights, percentile_interval
 
 
+class NoRoom(ValueError):
+    """The ceiling is not surely above the controls, so that there is nothing to take a share of."""
+
+
 def share_of_ceiling(
     method: Float[Array, " problem"],
     controls: Sequence[Shaped[Array, " problem"]],
@@ -23,7 +27,8 @@ def share_of_ceiling(
     Each array holds a problem's accuracy, problems in the same order. In every resample of the problems
     the control with the highest mean counts, so that luck of one control cannot help the method.
     A resample whose ceiling is not above the control has no ratio. Raises ValueError for NaN, lengths
-    that differ, no control, or a ceiling that is not above the controls in a tenth of resamples.
+    that differ or no control, `NoRoom` where the ceiling is not above the controls, or not in more than
+    a tenth of resamples.
     """
     if not controls:
         raise ValueError(
@@ -39,7 +44,14 @@ def share_of_ceiling(
         return (weights @ m / n - control) / np.where(room > 0, room, np.nan)
 
     value = float(ratio(np.ones((1, n)))[0])
-    return Estimate(value, percentile_interval(ratio(bootstrap_weights(n, n_boot, seed)), level))
+    samples = ratio(bootstrap_weights(n, n_boot, seed))
+    undefined = np.isnan(samples).mean()
+    if np.isnan(value) or undefined > 0.1:
+        raise NoRoom(
+            f"the ceiling is not above the strongest control in {undefined:.0%} of {n_boot} resamples, "
+            "expected at most 10%: add problems, or steer at more places"
+        )
+    return Estimate(value, percentile_interval(samples, level))
 
 
 def share_above(

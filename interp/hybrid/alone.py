@@ -1,6 +1,5 @@
 """What the base can do without a thinking model: a prompt, power sampling, and votes at equal cost."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,41 +8,47 @@ import numpy as np
 
 from interp.hybrid.decode import Arm, Decoded
 from interp.hybrid.measures import Scale
-from interp.hybrid.outcomes import Bench, Outcome, numbers_of
+from interp.hybrid.outcomes import Bench, Outcome, Write
 from interp.power import power_traces
 from interp.traces import generate
-from interp.types import Trace
+from interp.types import Problem, Trace
 
 
-def _outcome(traces: Sequence[Trace], passes: Sequence[float], start: float) -> Outcome:
-    rows = [
-        Decoded(list(t.tokens[t.n_prompt :]), [], [], 0, n)
-        for t, n in zip(traces, passes, strict=True)
+def _rows(traces: Sequence[Trace], passes: Sequence[int]) -> list[Decoded]:
+    return [
+        Decoded(list(t.tokens[t.n_prompt :]), passes=n) for t, n in zip(traces, passes, strict=True)
     ]
-    return Outcome(
-        {field: np.array(values) for field, values in numbers_of(traces, rows).items()},
-        time.perf_counter() - start,
-    )
 
 
-def prompted(bench: Bench, words: str, seed: int) -> Outcome:
+def prompted(bench: Bench, words: str, seed: int) -> Write:
     """The base with `words` before each problem."""
-    start = time.perf_counter()
-    asked = [replace(p, prompt=f"{words} {p.prompt}") for p in bench.problems]
-    traces = generate(
-        bench.pair.base, asked, bench.grade, sampled=bench.sampled, seed=seed,
-        max_new_tokens=bench.max_new_tokens,
-    )  # fmt: skip
-    return _outcome(traces, [float(len(t.tokens)) for t in traces], start)
+
+    def write(problems: Sequence[Problem]) -> tuple[list[Trace], list[Decoded]]:
+        asked = [replace(p, prompt=f"{words} {p.prompt}") for p in problems]
+        traces = generate(
+            bench.pair.base, asked, bench.grade, sampled=bench.sampled, seed=seed,
+            max_new_tokens=bench.max_new_tokens,
+        )  # fmt: skip
+        return traces, _rows(traces, [len(t.tokens) - 1 for t in traces])
+
+    return write
 
 
-def power_sampled(bench: Bench, seed: int) -> Outcome:
-    """Power sampling (Karan & Du 2510.14901) from the base; passes count every sampled token."""
-    start = time.perf_counter()
-    traces, cost = power_traces(
-        bench.pair.base, bench.problems, bench.grade, seed=seed, max_new_tokens=bench.max_new_tokens
-    )
-    return _outcome(traces, [float(n) for n in cost], start)
+def power_sampled(bench: Bench, seed: int) -> Write:
+    """Power sampling (Karan & Du 2510.14901) from the base.
+
+    Passes are those of the prompt and of every token sampled, kept or not: reading heads again and
+    rescoring are not counted, as caches would spare them.
+    """
+
+    def write(problems: Sequence[Problem]) -> tuple[list[Trace], list[Decoded]]:
+        traces, sampled = power_traces(
+            bench.pair.base, problems, bench.grade, seed=seed, max_new_tokens=bench.max_new_tokens
+        )
+        passes = [t.n_prompt + n for t, n in zip(traces, sampled, strict=True)]
+        return traces, _rows(traces, passes)
+
+    return write
 
 
 def majority(traces: Sequence[Trace]) -> Trace:
@@ -81,7 +86,7 @@ def voted(name: str, sample: Sample, budget: float, scale: Scale) -> dict:
 def equal_cost(bench: Bench, gated: Arm, power: Outcome, seed: int, scale: Scale) -> list[dict]:
     """Power sampling, votes of an arm that needs no thinking model, and the base's own votes.
 
-    All at the token cost of power sampling. Passes through part of the blocks count as parts.
+    All at the token cost of power sampling: passes, prompts apart; through part of the blocks, parts.
     """
     base = bench.pair.base
 
@@ -97,7 +102,7 @@ def equal_cost(bench: Bench, gated: Arm, power: Outcome, seed: int, scale: Scale
         )  # fmt: skip
         return traces, float(sum(len(t.tokens) - t.n_prompt for t in traces))
 
-    budget = float(power["passes"].mean())
+    budget = float((power["passes"] - power["n_prompt"]).mean())
     return [
         {
             "name": "power-sampling",

@@ -1,6 +1,6 @@
 """The arms of the experiment: what is steered when, by what, how strongly, and the controls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +25,7 @@ from interp.hybrid.decode import (
 from interp.hybrid.lab import Fits, Lab
 from interp.hybrid.points import entropy_threshold
 from interp.hybrid.vectors import METHODS, SteeringVectors
+from probes import rng
 
 CONTROLLERS = {
     "taxonomy": "taxonomy",
@@ -116,22 +117,26 @@ def method(
     return Arm(moments(chosen, found), proposal, judge, fits.lab.taxonomy.layer)
 
 
-def _proposing(
-    recipe: Recipe, proposal: Proposal, judge: str, fits: Fits, settings: Settings
+@dataclass(frozen=True)
+class Planned:
+    """An arm that every seed runs with its own fits, once for each of `makes`."""
+
+    kind: str
+    recipe: Recipe
+    makes: Sequence[Callable[[Fits], Arm]]
+
+
+def plan_method(recipe: Recipe, settings: Settings) -> Planned:
+    """A recipe as an arm of the report."""
+    return Planned("method", recipe, [lambda fits: method(recipe, fits, settings)])
+
+
+def random_vectors(
+    recipe: Recipe, fits: Fits, settings: Settings, purpose: str, number: int
 ) -> Arm:
-    return Arm(
-        controller(recipe.controller, fits, settings), proposal, judge, fits.lab.taxonomy.layer
-    )
-
-
-def ceiling(recipe: Recipe, fits: Fits, settings: Settings) -> Arm:
-    """The thinking model's own token wherever the recipe steers."""
-    return _proposing(recipe, THINKING_TOKEN, "first", fits, settings)
-
-
-def random_vectors(recipe: Recipe, fits: Fits, settings: Settings, number: int) -> Arm:
-    """The recipe with the `number`-th set of random directions of the same lengths."""
-    return method(recipe, fits, settings, lambda v: v.randomized(1000 * fits.seed + number))
+    """The recipe with random directions of the same lengths: `purpose` and `number` name the draw."""
+    draws = rng(fits.seed, "random vectors", purpose, number)
+    return method(recipe, fits, settings, lambda v: v.randomized(draws))
 
 
 def only(arm: Arm, margin: float, fits: Fits) -> Arm:
@@ -141,46 +146,72 @@ def only(arm: Arm, margin: float, fits: Fits) -> Arm:
     return replace(arm, controller=at)
 
 
-def controls(
-    recipe: Recipe, fits: Fits, settings: Settings, steer_rate: float
-) -> dict[str, Callable[[], Arm]]:
-    """Every control of a recipe but the random vectors, each made when it is called.
+def ceiling(recipe: Recipe, fits: Fits, settings: Settings) -> Arm:
+    """The thinking model's own token wherever the recipe steers."""
+    return replace(_proposing(recipe, THINKING_TOKEN, fits, settings), judge="first")
 
-    `steer_rate` is the share of tokens that the recipe's arm steers.
+
+def _proposing(recipe: Recipe, proposal: Proposal, fits: Fits, settings: Settings) -> Arm:
+    """The recipe's arm with another proposal, kept to the tokens and categories of its own."""
+    arm = method(recipe, fits, settings)
+    own = arm.proposal
+    return replace(arm, proposal=replace(proposal, starts_only=own.starts_only, idle=own.idle))
+
+
+def _magnitude_only(recipe: Recipe, fits: Fits, settings: Settings) -> Arm:
+    draws = rng(fits.seed, "magnitude only")
+    return method(recipe, fits, settings, lambda v: v.magnitudes_only(draws))
+
+
+def _bias_only(recipe: Recipe, fits: Fits, settings: Settings) -> Arm:
+    return method(recipe, fits, settings, lambda v: replace(v, vectors=torch.zeros_like(v.vectors)))
+
+
+def _logit_bias(recipe: Recipe, fits: Fits, settings: Settings) -> Arm:
+    biases = fits.logit_biases(CONTROLLERS[recipe.controller])
+    grid = coefficients(recipe)[0]
+    return _proposing(recipe, logit_bias(biases, grid), fits, settings)
+
+
+def plan_controls(
+    recipe: Recipe, settings: Settings, rate: float, n_sets: int
+) -> dict[str, Planned]:
+    """Every control of a recipe, and its ceiling.
+
+    `rate` is the share of the tokens it may steer that the recipe's arm steers, `n_sets` the number of
+    sets of random vectors for each seed. Vectors that are no part of the recipe have no network of
+    their own, so that they run with fixed coefficients where the recipe asks for one.
     """
-    grid, _, judge = coefficients(recipe)
-    system = CONTROLLERS[recipe.controller]
+    plain = recipe
+    if recipe.coefficients == "network":
+        plain = replace(recipe, coefficients="fixed")
+    bias = replace(plain, vectors=METHODS[1])
 
-    def with_vectors() -> list[int]:
-        return vectors(recipe, fits, settings).shifts.norm(dim=-1).nonzero()[:, 0].tolist()
+    def at_random_positions(fits: Fits) -> Arm:
+        moments = at_random(fits.categories(CONTROLLERS[recipe.controller]), rate)
+        return method(recipe, fits, settings, moments=lambda c, v: moments)
 
-    def bias_only() -> Arm:
-        bias = replace(recipe, vectors=METHODS[1])
-        return method(
-            bias, fits, settings, lambda v: replace(v, vectors=torch.zeros_like(v.vectors))
-        )
-
-    def biases() -> Arm:
-        return _proposing(
-            recipe, logit_bias(fits.logit_biases(system), grid), judge, fits, settings
-        )
+    def one(of: Recipe, make: Callable[[Fits], Arm], kind: str = "control") -> Planned:
+        return Planned(kind, of, [make])
 
     return {
-        "random-category": lambda: method(
-            recipe, fits, settings, moments=lambda c, v: of_random_category(c, with_vectors())
-        ),
-        "least-similar-category": lambda: method(
-            recipe, fits, settings, moments=of_least_similar_category
-        ),
-        "random-positions": lambda: method(
+        "random-vectors": Planned(
+            "control",
             recipe,
-            fits,
-            settings,
-            moments=lambda c, v: at_random(fits.categories(system), steer_rate),
+            [
+                lambda fits, k=k: random_vectors(recipe, fits, settings, "report", k)
+                for k in range(n_sets)
+            ],
         ),
-        "magnitude-only": lambda: method(
-            recipe, fits, settings, lambda v: v.magnitudes_only(fits.seed)
+        "random-category": one(
+            recipe, lambda fits: method(recipe, fits, settings, moments=of_random_category)
         ),
-        "bias-only": bias_only,
-        "logit-bias": biases,
+        "least-similar-category": one(
+            recipe, lambda fits: method(recipe, fits, settings, moments=of_least_similar_category)
+        ),
+        "random-positions": one(recipe, at_random_positions),
+        "magnitude-only": one(recipe, lambda fits: _magnitude_only(recipe, fits, settings)),
+        "bias-only": one(bias, lambda fits: _bias_only(bias, fits, settings)),
+        "logit-bias": one(plain, lambda fits: _logit_bias(plain, fits, settings)),
+        "thinking-token": one(recipe, lambda fits: ceiling(recipe, fits, settings), "ceiling"),
     }

@@ -89,11 +89,11 @@ def at_disagreements(name: str, categories: Categories, margin: float = 0.0) -> 
 
 
 def at_entropy(threshold: float) -> Controller:
-    """Steer where the base's entropy is over a threshold, in nats; needs no thinking model."""
+    """Steer where the base's entropy is at least a threshold, in nats; needs no thinking model."""
 
     def when(view: View) -> Tensor:
         log_p = view.base_logits.log_softmax(-1)
-        return -(log_p.exp() * log_p).sum(-1) > threshold
+        return -(log_p.exp() * log_p).sum(-1) >= threshold
 
     return Controller("entropy", when, _which(one_category()), needs_thinking=False)
 
@@ -112,22 +112,30 @@ def at_random(categories: Categories, rate: float) -> Controller:
     return Controller("random-positions", lambda view: view.draws < rate, _which(categories))
 
 
-def of_random_category(controller: Controller, allowed: Sequence[int]) -> Controller:
-    """The same moments, a random one of the categories."""
+def of_random_category(controller: Controller, vectors: SteeringVectors) -> Controller:
+    """The same moments, a random one of the categories that have a vector."""
+    allowed = [c for c in range(len(vectors.names)) if c not in vectors.idle]
 
     def which(view: View) -> Tensor:
-        choice = torch.tensor(allowed, device=view.draws.device)
-        return choice[(view.draws * len(allowed)).long().clamp_max(len(allowed) - 1)]
+        own = controller.which(view)
+        choice = torch.tensor(allowed, device=own.device)
+        drawn = choice[(view.draws * len(allowed)).long().clamp_max(len(allowed) - 1)]
+        return drawn.where(torch.isin(own, choice), own)
 
     return replace(controller, which=which)
 
 
 def of_least_similar_category(controller: Controller, vectors: SteeringVectors) -> Controller:
-    """The same moments, the category whose shift has the smallest cosine with the right one's."""
+    """The same moments, the category whose shift has the smallest cosine with the right one's.
+
+    Where the right one has no vector, nothing is steered, as without the control.
+    """
     shift = vectors.shifts
     length = shift.norm(dim=-1)
     unit = shift / length.clamp_min(1e-12)[:, None]
     cosine = unit @ unit.T
     cosine[:, length == 0] = torch.inf  # a category without a vector is no control
-    other = cosine.argmin(-1)
+    other = torch.where(
+        length == 0, torch.arange(len(length), device=length.device), cosine.argmin(-1)
+    )
     return replace(controller, which=lambda view: other[controller.which(view)])

@@ -66,14 +66,15 @@ Ask = Callable[[Float[Tensor, "row candidate d_model"]], Float[Tensor, "row cand
 class Proposal:
     """The candidates for a steered token: logits from a view, categories, and the base itself.
 
-    `layer` is where the base is edited, None where it is not. `starts_only` keeps it to tokens that
-    may start a segment, whatever the controller says.
+    `layer` is where the base is edited, None where it is not. Whatever the controller says,
+    `starts_only` keeps it to tokens that may start a segment, and `idle` categories are not steered.
     """
 
     candidates: Callable[[View, Tensor, Ask], Float[Tensor, "row candidate d_vocab"]]
     layer: int | None = None
     needs_thinking: bool = False
     starts_only: bool = False
+    idle: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def steered(
         coefficients = torch.tensor(grid, device=shift.device)[:, None]
         return ask(view.base_resid[:, None] + coefficients * shift[:, None])
 
-    return Proposal(candidates, vectors.layer, starts_only=vectors.starts_only)
+    return Proposal(candidates, vectors.layer, starts_only=vectors.starts_only, idle=vectors.idle)
 
 
 def _own(view: View, categories: Tensor, ask: Ask) -> Tensor:
@@ -146,13 +147,14 @@ class Decoded:
     """One generated row: its new tokens, and for each whether it was steered, and by which category.
 
     `steered[t]` is the category or -1, `changed[t]` whether the token is another than the base's
-    own, `edited` the number of positions edited in the pass that chose a token, `passes` how many
-    times a token passed through a whole model.
+    own, `eligible` the number of tokens that the proposal may steer, `edited` that of positions edited in
+    the pass that chose a token, `passes` how many times a token passed through a whole model.
     """
 
     tokens: list[int]
     steered: list[int] = field(default_factory=list)
     changed: list[bool] = field(default_factory=list)
+    eligible: int = 0
     edited: int = 0
     passes: float = 0.0
 
@@ -178,7 +180,7 @@ def decode_hybrid(
     if arm.needs_thinking and thinking is None:
         raise UserError(
             f"The controller {arm.controller.name!r} reads the thinking model: give one, or choose a "
-            "controller that needs none (entropy, first-token, random-positions)."
+            "controller that needs none (entropy, first-token)."
         )
     if max_new_tokens < 1:
         raise UserError(
@@ -212,13 +214,11 @@ def decode_hybrid(
         tokens, used = own.clone(), torch.full_like(own, -1)
         edited = torch.zeros_like(batch.going)
         n_candidates = 0
-        where = arm.controller.when(view) & batch.going
-        if arm.proposal.starts_only:
-            where &= batch.starts[:, -1]
-        rows = where.nonzero()[:, 0]
+        eligible = batch.starts[:, -1] if arm.proposal.starts_only else batch.going
+        rows, which = _steered_rows(arm, view, batch.going & eligible)
         if len(rows):
             part = view.at(rows)
-            used[rows] = arm.controller.which(part)
+            used[rows] = which
             ask = _ask(base, layer, caches[0], batch, rows)
             asked = arm.proposal.candidates(part, used[rows], ask)
             n_candidates = asked.shape[1]
@@ -227,16 +227,18 @@ def decode_hybrid(
                 arm.judge, next_tokens(asked, u), own[rows], part, now[rows, 2]
             )
             edited[rows] = chosen if layer is not None else False
-        lists = (batch.places, batch.going, used, tokens != own, edited, batch.real.sum(1))
-        for place, going, category, changed, edit, n_read in zip(
+        n_read = batch.real.sum(1)
+        lists = (batch.places, batch.going, used, tokens != own, eligible, edited, n_read)
+        for place, going, category, changed, may, edit, read in zip(
             *(x.tolist() for x in lists), strict=True
         ):
             if going:
                 row = found[place]
                 row.steered.append(category)
                 row.changed.append(changed)
+                row.eligible += may
                 row.edited += edit
-                row.passes += n_read * len(logits) + (category >= 0) * n_candidates * share
+                row.passes += read * len(logits) + (category >= 0) * n_candidates * share
         keep = batch.say(tokens)
         if not batch.going.any():
             break
@@ -245,6 +247,19 @@ def decode_hybrid(
                 if cache is not None:
                     cache.batch_select_indices(keep)
     return found
+
+
+def _steered_rows(
+    arm: Arm, view: View, may: Bool[Tensor, " row"]
+) -> tuple[Int[Tensor, " steered"], Int[Tensor, " steered"]]:
+    """The rows that are steered, and the category of each."""
+    rows = (arm.controller.when(view) & may).nonzero()[:, 0]
+    if not len(rows):
+        return rows, rows
+    which = arm.controller.which(view.at(rows))
+    idle = torch.tensor(sorted(arm.proposal.idle), dtype=which.dtype, device=which.device)
+    acts = ~torch.isin(which, idle)
+    return rows[acts], which[acts]
 
 
 def _keeping(kept: dict[str, Tensor], name: str, layer: int):

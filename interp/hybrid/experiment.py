@@ -30,8 +30,8 @@ def run_hybrid(
     setup = Setup(load_pair(config.pair), config, out, progress or Progress())
     traces = make_traces(setup)
     lab, taxonomy = prepare(setup, traces)
-    settings, factorial = choose(setup, lab, traces)
-    measurement = Measurement(setup, lab, taxonomy, traces, settings, factorial)
+    choice = choose(setup, lab, traces, taxonomy)
+    measurement = Measurement(setup, lab, taxonomy, traces, choice)
     measured, scale = measurement.measure(), measurement.scale
     results = {
         "schema": SCHEMA,
@@ -52,10 +52,11 @@ def run_hybrid(
         "gap": {"value": scale.gap.value, "ci": [scale.gap.ci.low, scale.gap.ci.high]},
         "gap_refused": scale.refused,
         "taxonomy": taxonomy,
-        "layer": settings.layer,
-        "settings": asdict(settings),
-        "factorial": factorial,
-        "chosen": asdict(measurement.recipe),
+        "layer": choice.settings.layer,
+        "settings": asdict(choice.settings),
+        "factorial": choice.factorial,
+        "chosen": asdict(choice.recipe),
+        "prompt": setup.prompt,
         "arms": measured.records,
         "contrasts": {
             name: contrast(measured.accuracy["hybrid"], measured.accuracy[name], scale)

@@ -1,7 +1,7 @@
 """The report split: every arm with every seed, and what stands beside it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +12,19 @@ from interp.hybrid.alone import equal_cost, power_sampled, prompted
 from interp.hybrid.arms import (
     COEFFICIENTS,
     CONTROLLERS,
+    Planned,
     Recipe,
-    Settings,
     ceiling,
-    controls,
     method,
     only,
-    random_vectors,
+    plan_controls,
+    plan_method,
 )
-from interp.hybrid.decode import Arm
-from interp.hybrid.lab import Fits, Lab
+from interp.hybrid.lab import Lab
 from interp.hybrid.measures import Scale, arm_record, by_problem
 from interp.hybrid.outcomes import Bench, Outcome
 from interp.hybrid.preparation import Traces
-from interp.hybrid.selection import best_of
+from interp.hybrid.selection import Choice, best_of
 from interp.hybrid.setup import Setup
 from interp.hybrid.shown import examples, firing
 from interp.hybrid.vectors import METHODS
@@ -44,12 +43,13 @@ class Measured:
     extras: dict
 
 
-def methods(recipe: Recipe, factorial: list[dict]) -> dict[str, Recipe]:
+def methods(choice: Choice) -> dict[str, Recipe]:
     """The chosen recipe, those that differ from it in one factor, and two that stand alone.
 
     Those two are differences of means with nothing trained, and the entropy gate without a judge, which
     then needs no thinking model.
     """
+    recipe, factorial = choice.recipe, choice.factorial
     found = {"hybrid": recipe}
     for factor, values in (
         ("controller", CONTROLLERS),
@@ -63,7 +63,9 @@ def methods(recipe: Recipe, factorial: list[dict]) -> dict[str, Recipe]:
     found["difference of means alone"] = best_of(
         factorial, vectors=METHODS[:1], coefficients=("fixed",)
     )
-    found["teacher-free"] = best_of(factorial, ("entropy",), coefficients=("fixed", "network"))
+    found["teacher-free"] = best_of(
+        factorial, controllers=("entropy",), coefficients=("fixed", "network")
+    )
     return found
 
 
@@ -71,18 +73,12 @@ class Measurement:
     """Runs the arms; every finished shard stays when the run is killed."""
 
     def __init__(
-        self,
-        setup: Setup,
-        lab: Lab,
-        taxonomy: dict,
-        traces: Traces,
-        settings: Settings,
-        factorial: list[dict],
+        self, setup: Setup, lab: Lab, taxonomy: dict, traces: Traces, choice: Choice
     ) -> None:
         self.taxonomy = taxonomy
-        self.setup, self.lab, self.traces, self.settings = setup, lab, traces, settings
-        self.recipe = best_of(factorial)
-        self.methods = methods(self.recipe, factorial)
+        self.setup, self.lab, self.traces = setup, lab, traces
+        self.recipe, self.settings = choice.recipe, choice.settings
+        self.methods = methods(choice)
         problems = setup.splits["report"]
         base, thinking = (
             np.array([t.correct for t in traces[m, "report"]], float)
@@ -96,11 +92,7 @@ class Measurement:
         """All arms; done once."""
 
         def work(folder: Path) -> None:
-            n_sets = -(-self.setup.config.n_random // len(self.setup.config.seeds))
-            n_arms = len(self.methods) + n_sets + 7
-            n = len(self.setup.config.seeds) * n_arms + 2 * len(MARGINS) + 3
-            with self.setup.progress.bar("arms", n) as advance:
-                found = self._work(self.setup.bench("report", folder), n_sets, advance)
+            found = self._work(self.setup.bench("report", folder))
             write_json(
                 folder / "arms.json",
                 {
@@ -110,61 +102,61 @@ class Measurement:
                 },
             )
 
-        found = read_json(self.setup.stage("arms", work) / "arms.json")
+        chosen = [asdict(self.settings), {name: asdict(of) for name, of in self.methods.items()}]
+        folder = self.setup.stage("arms", work, *chosen, self.taxonomy)
+        found = read_json(folder / "arms.json")
         accuracy = {name: np.array(values) for name, values in found["accuracy"].items()}
         return Measured(found["records"], accuracy, found["extras"])
 
-    def _work(self, bench: Bench, n_sets: int, advance: Callable[[int], None]) -> Measured:
-        recipe, settings, seeds = self.recipe, self.settings, self.setup.config.seeds
+    def _work(self, bench: Bench) -> Measured:
+        seeds, seed = self.setup.config.seeds, self.setup.config.seed
+        n_sets = -(-self.setup.config.n_random // len(seeds))
         records: dict[str, dict] = {}
         accuracy: dict[str, np.ndarray] = {}
 
-        def outcomes(
-            name: str, make: Callable[[Fits], Arm], keep_rows: bool = False
-        ) -> list[Outcome]:
-            found = []
-            for seed in seeds:
-                found.append(
-                    bench.outcome(
-                        name, seed, lambda seed=seed: make(self.lab.fits(seed)), keep_rows
-                    )
-                )
-                advance(1)
-            return found
-
         def keep(name: str, kind: str, of: Recipe | None, runs: list[list[Outcome]]) -> None:
             records[name] = arm_record(kind, of, runs, self.scale)
-            accuracy[name] = by_problem([o for row in runs for o in row])
+            accuracy[name] = by_problem([o for sets in runs for o in sets])
 
-        rows = None
-        for name, of in self.methods.items():
-            made = outcomes(name, lambda fits, of=of: method(of, fits, settings), name == "hybrid")
-            keep(name, "method", of, [[o] for o in made])
-            rows = rows or made[0].rows
-        sets = [
-            outcomes(
-                f"random-vectors {k}", lambda fits, k=k: random_vectors(recipe, fits, settings, k)
+        def run(name: str, arm: Planned) -> list[list[Outcome]]:
+            runs = []
+            for s in seeds:
+                runs.append([])
+                for k, make in enumerate(arm.makes):
+                    key = f"{name} {k}" if k else name
+                    runs[-1].append(
+                        bench.outcome(
+                            key, s, lambda s=s, make=make: make(self.lab.fits(s)), name == "hybrid"
+                        )
+                    )
+                    advance(1)
+            keep(name, arm.kind, arm.recipe, runs)
+            return runs
+
+        n_arms = len(self.methods) + n_sets + 7
+        total = len(seeds) * n_arms + 2 * len(MARGINS) + 3
+        with self.setup.progress.bar("arms", total) as advance:
+            hybrid = run("hybrid", plan_method(self.recipe, self.settings))
+            for name, of in self.methods.items():
+                if name != "hybrid":
+                    run(name, plan_method(of, self.settings))
+            steered, eligible = (
+                sum(o[field].sum() for sets in hybrid for o in sets)
+                for field in ("steered", "eligible")
             )
-            for k in range(n_sets)
-        ]
-        keep("random-vectors", "control", recipe, [list(runs) for runs in zip(*sets, strict=True)])
-        rate = records["hybrid"]["tokens_steered"]
-        for name in controls(recipe, self.lab.fits(seeds[0]), settings, rate):
-            made = outcomes(
-                name, lambda fits, name=name: controls(recipe, fits, settings, rate)[name]()
-            )
-            keep(name, "control", recipe, [[o] for o in made])
-        made = outcomes("thinking-token", lambda fits: ceiling(recipe, fits, settings))
-        keep("thinking-token", "ceiling", recipe, [[o] for o in made])
-        prompt = prompted(bench, self.setup.config.prompt, seeds[0])
-        keep("prompt", "baseline", None, [[prompt]])
-        power = power_sampled(bench, seeds[0])
-        keep("power-sampling", "baseline", None, [[power]])
-        free = method(self.methods["teacher-free"], self.lab.fits(seeds[0]), settings)
-        extras = {"equal_cost": equal_cost(bench, free, power, seeds[0], self.scale)}
-        advance(3)
-        extras |= {"budget": self._budget(bench, advance)} | self._shown(bench, rows or [])
-        return Measured(records, accuracy, extras)
+            rate = float(steered / eligible)
+            for name, arm in plan_controls(self.recipe, self.settings, rate, n_sets).items():
+                run(name, arm)
+            words = self.setup.prompt
+            prompt = bench.kept("prompt", seed, lambda: prompted(bench, words, seed))
+            keep("prompt", "baseline", None, [[prompt]])
+            power = bench.kept("power-sampling", seed, lambda: power_sampled(bench, seed))
+            keep("power-sampling", "baseline", None, [[power]])
+            free = method(self.methods["teacher-free"], self.lab.fits(seed), self.settings)
+            extras = {"equal_cost": equal_cost(bench, free, power, seed, self.scale)}
+            advance(3)
+            extras |= {"budget": self._budget(bench, advance)}
+            return Measured(records, accuracy, extras | self._shown(bench, hybrid[0][0].rows or []))
 
     def _budget(self, bench: Bench, advance: Callable[[int], None]) -> dict[str, list[dict]]:
         """Recovery of the hybrid and of its ceiling where only the clearer disagreements count."""

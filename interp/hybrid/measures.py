@@ -10,6 +10,7 @@ from interp.hybrid.outcomes import Outcome
 from probes import (
     Estimate,
     GapTooSmall,
+    NoRoom,
     bootstrap_over_groups,
     gap_recovery,
     paired_bootstrap,
@@ -20,6 +21,8 @@ from probes import (
 HALF = 0.5
 JUDGED = ("random-vectors", "random-positions", "magnitude-only")
 """Controls of which the strongest stands against the verdict: no direction, no moment, no content."""
+SAME_EVERYWHERE = ("bias-only", "logit-bias")
+"""Controls that steer by no direction of a category: where they do as well, the moments are what counts."""
 
 
 def estimate(found: Estimate) -> dict:
@@ -98,7 +101,11 @@ def arm_record(
         "n_tokens": int(tokens),
     }
     if any(len(runs) > 1 for runs in by_seed):
-        record["sets"] = [scale.share(o["correct"]) for o in outcomes]
+        sets = [scale.share(o["correct"]) for o in outcomes]
+        record["sets"], record["sets_ci"] = sets, None
+        if not scale.refused:
+            over_sets = bootstrap_over_groups(np.array(sets), range(len(sets)), seed=scale.seed)
+            record["sets_ci"] = estimate(over_sets)["ci"]
     return record
 
 
@@ -113,7 +120,8 @@ def contrast(
 def verdict(accuracy: Mapping[str, Float[np.ndarray, " problem"]], scale: Scale) -> dict:
     """`when`, `how` or `cannot-tell`, from the share of the ceiling that the hybrid reaches.
 
-    `accuracy` holds each problem's accuracy under `hybrid`, `thinking-token` and the controls.
+    `accuracy` holds each problem's accuracy under `hybrid`, `thinking-token` and the controls. The reason
+    of a `when` names the controls without a category's direction that the hybrid is not above.
     """
     silent = {"answer": "cannot-tell", "value": None, "ci": None}
     if scale.refused:
@@ -131,7 +139,7 @@ def verdict(accuracy: Mapping[str, Float[np.ndarray, " problem"]], scale: Scale)
             accuracy["thinking-token"],
             seed=scale.seed,
         )
-    except ValueError:
+    except NoRoom:
         return silent | {"reason": "a control does as well as the thinking model's own tokens"}
     low, high = found.ci.low, found.ci.high
     answer = "when" if low > HALF else "how" if high < HALF else "cannot-tell"
@@ -142,4 +150,14 @@ def verdict(accuracy: Mapping[str, Float[np.ndarray, " problem"]], scale: Scale)
         "training added what the base cannot be steered to",
         "cannot-tell": "the interval holds one half, so add problems or seeds",
     }
-    return {"answer": answer, **estimate(found), "reason": words[answer]}
+    reason = words[answer]
+    equal = [
+        name
+        for name in SAME_EVERYWHERE
+        if contrast(accuracy["hybrid"], accuracy[name], scale)["ci"][0] <= 0
+    ]
+    if answer == "when" and equal:
+        reason += (
+            f"; it needs no direction of a category for that ({' and '.join(equal)} do as well)"
+        )
+    return {"answer": answer, **estimate(found), "reason": reason}

@@ -18,7 +18,11 @@ from interp.types import Problem, Trace
 
 SHARD = 512
 STREAMS = ("token", "controller", "judge")
-FIELDS = ("correct", "stopped", "n_prompt", "n_tokens", "steered", "changed", "edited", "passes")
+FIELDS = (
+    "correct", "stopped", "n_prompt", "n_tokens", "steered", "changed", "eligible", "edited", "passes",
+)  # fmt: skip
+Write = Callable[[Sequence[Problem]], tuple[list[Trace], list[Decoded]]]
+"""Writes a graded trace for each problem, and says what was done in it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def numbers_of(traces: Sequence[Trace], rows: Sequence[Decoded]) -> dict[str, li
             len(row.tokens),
             sum(c >= 0 for c in row.steered),
             sum(row.changed),
+            row.eligible,
             row.edited,
             row.passes,
         )
@@ -119,14 +124,25 @@ class Bench:
     def outcome(
         self, name: str, seed: int, make: Callable[[], Arm], keep_rows: bool = False
     ) -> Outcome:
-        """The arm's outcome with one seed; shards that are there already are not run again."""
-        arm, parts = None, []
+        """The arm's outcome with one seed."""
+
+        def writer() -> Write:
+            arm = make()
+            return lambda problems: self.decode(arm, problems, seed)
+
+        return self.kept(name, seed, writer, keep_rows)
+
+    def kept(
+        self, name: str, seed: int, make: Callable[[], Write], keep_rows: bool = False
+    ) -> Outcome:
+        """What was written under this name; shards that are there already are not written again."""
+        write, parts = None, []
         for number, begin in enumerate(range(0, len(self.problems), SHARD)):
             path = self.folder / f"{content_key(name)}-{seed}-{number}.json"
             if not path.exists():
-                arm = arm or make()
+                write = write or make()
                 start = time.perf_counter()
-                traces, rows = self.decode(arm, self.problems[begin : begin + SHARD], seed)
+                traces, rows = write(self.problems[begin : begin + SHARD])
                 seconds = time.perf_counter() - start
                 part = {"arm": name, "seconds": seconds, **numbers_of(traces, rows)}
                 if keep_rows:

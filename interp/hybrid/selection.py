@@ -1,14 +1,15 @@
 """The select split's choices: layers, the dose of differences of means, and the best combination."""
 
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from interp.hybrid.arms import ALL, FULL, Recipe, Settings, gate, method, random_vectors
 from interp.hybrid.lab import Lab, candidate_layers
-from interp.hybrid.measures import Scale
-from interp.hybrid.outcomes import Outcome
+from interp.hybrid.measures import Scale, by_problem
+from interp.hybrid.outcomes import Bench, Outcome
 from interp.hybrid.points import disagreements
 from interp.hybrid.preparation import Traces
 from interp.hybrid.setup import Setup
@@ -21,89 +22,156 @@ DOSES = (0.3, 0.6)
 N_NULLS = 3
 """Sets of random vectors beside which a layer and a dose are judged."""
 
+N_FINALISTS = 3
+"""Combinations that are run again with every seed on all problems, for the best one to be chosen."""
 
-def choose(setup: Setup, lab: Lab, traces: Traces) -> tuple[Settings, list[dict]]:
-    """Layers and dose by two fixed recipes, then every combination, all with the first seed.
+
+@dataclass(frozen=True)
+class Choice:
+    """What the select split chose, and every combination as it did there (`hybrid.json: factorial`)."""
+
+    settings: Settings
+    recipe: Recipe
+    factorial: list[dict]
+
+
+def choose(setup: Setup, lab: Lab, traces: Traces, taxonomy: dict) -> Choice:
+    """Layers and dose by two fixed recipes, then every combination, then the best of these again.
 
     Layers and dose are those with the largest excess over random vectors of the same length, or over
-    the base where that is better; the layer by a sweep, whose judge lends most to random vectors.
-    Returns the settings and the factorial's rows.
+    the base where that is better; the layer by a sweep, whose judge lends most to random vectors. All
+    that with the first seed on the first problems; the finalists with every seed on all problems.
     """
-    seed, layers = setup.config.seed, candidate_layers(lab.pair.base.n_layers)
 
     def work(folder: Path) -> None:
         disagreements(lab.points)  # a pair that never differs ends here
-        bench, fits = setup.bench("select", folder), lab.fits(seed)
+        selection = Selection(setup, lab, traces, folder)
+        settings = selection.settings()
+        rows = selection.factorial(settings)
+        recipe = selection.final(settings, rows)
+        write_json(
+            folder / "chosen.json",
+            {"settings": asdict(settings), "recipe": asdict(recipe), "factorial": rows},
+        )
 
-        base, thinking = (
+    chosen = read_json(setup.stage("select", work, taxonomy) / "chosen.json")
+    return Choice(Settings(**chosen["settings"]), Recipe(**chosen["recipe"]), chosen["factorial"])
+
+
+class Selection:
+    """Runs arms on the select split; finished shards stay when the run is killed."""
+
+    def __init__(self, setup: Setup, lab: Lab, traces: Traces, folder: Path) -> None:
+        self.setup, self.lab, self.progress = setup, lab, setup.progress
+        self.all = setup.bench("select", folder)
+        self.first = setup.bench("select", folder, setup.config.n_screen)
+        right = (
             np.array([float(t.correct) for t in traces[m, "select"]]) for m in ("base", "thinking")
         )
-        scale = Scale(base, thinking, [p.id for p in bench.problems], seed)
+        base, thinking = right
+        n, ids, seed = (
+            len(self.first.problems),
+            [p.id for p in self.all.problems],
+            setup.config.seed,
+        )
+        self.scale = Scale(base, thinking, ids, seed)
+        self.first_scale = Scale(base[:n], thinking[:n], ids[:n], seed)
 
-        def tried(recipe: Recipe, settings: Settings) -> Outcome:
-            return bench.outcome(
-                f"{recipe} {settings}", seed, lambda: method(recipe, fits, settings)
-            )
+    def _run(self, bench: Bench, recipe: Recipe, settings: Settings, seed: int) -> Outcome:
+        name = f"{recipe} {settings} of {len(bench.problems)}"
+        return bench.outcome(name, seed, lambda: method(recipe, self.lab.fits(seed), settings))
 
-        def best(recipe: Recipe, options: list[Settings]) -> Settings:
-            scores = []
-            for settings in options:
-                null = [
-                    bench.outcome(
-                        f"{recipe} {settings} random {k}",
-                        seed,
-                        lambda k=k, s=settings: random_vectors(recipe, fits, s, k),
-                    )
-                    for k in range(N_NULLS)
-                ]
-                chance = np.mean([o["correct"].mean() for o in null])
-                excess = tried(recipe, settings)["correct"].mean() - max(chance, base.mean())
-                scores.append(excess)
-                advance(1)
-            return options[int(np.argmax(scores))]
+    def _best(self, recipe: Recipe, options: Sequence[Settings], advance) -> Settings:
+        seed, bench, scores = self.setup.config.seed, self.first, []
+        for settings in options:
+            null = [
+                bench.outcome(
+                    f"{recipe} {settings} random {k}",
+                    seed,
+                    lambda k=k, s=settings: random_vectors(
+                        recipe, self.lab.fits(seed), s, "select", k
+                    ),
+                )
+                for k in range(N_NULLS)
+            ]
+            chance = np.mean([o["correct"].mean() for o in null])
+            found = self._run(bench, recipe, settings, seed)["correct"].mean()
+            scores.append(found - max(chance, self.first_scale.base.mean()))
+            advance(1)
+        return options[int(np.argmax(scores))]
 
-        with setup.progress.bar("layers", len(layers) * (1 + len(DOSES))) as advance:
-            start = Settings(0, 0, 0.0, *gate(lab))
-            settings = best(
+    def settings(self) -> Settings:
+        """The layers and the dose."""
+        layers = candidate_layers(self.lab.pair.base.n_layers)
+        with self.progress.bar("layers", len(layers) * (1 + len(DOSES))) as advance:
+            start = Settings(0, 0, 0.0, *gate(self.lab))
+            found = self._best(
                 Recipe("probe", METHODS[0], "fixed"),
                 [replace(start, mean_layer=n, dose=dose) for n in layers for dose in DOSES],
+                advance,
             )
-            settings = best(
+            return self._best(
                 Recipe("taxonomy", METHODS[2], "sweep"),
-                [replace(settings, layer=n) for n in layers],
+                [replace(found, layer=n) for n in layers],
+                advance,
             )
+
+    def factorial(self, settings: Settings) -> list[dict]:
+        """Every combination on the first problems, with the first seed."""
         rows = []
-        with setup.progress.bar("factorial", len(ALL)) as advance:
+        with self.progress.bar("factorial", len(ALL)) as advance:
             for recipe in ALL:
-                found = tried(recipe, settings)
+                found = self._run(self.first, recipe, settings, self.setup.config.seed)
                 rows.append(
                     asdict(recipe)
                     | {
                         "accuracy": float(found["correct"].mean()),
-                        "gap_recovery": scale.share(found["correct"]),
+                        "gap_recovery": self.first_scale.share(found["correct"]),
                         "tokens_steered": float(found["steered"].sum() / found["n_tokens"].sum()),
+                        "final_accuracy": None,
+                        "final_gap_recovery": None,
                     }
                 )
                 advance(1)
-        write_json(folder / "chosen.json", {"settings": asdict(settings), "factorial": rows})
+        return rows
 
-    chosen = read_json(setup.stage("select", work) / "chosen.json")
-    return Settings(**chosen["settings"]), chosen["factorial"]
+    def final(self, settings: Settings, rows: list[dict]) -> Recipe:
+        """The best of the full hybrids' finalists, whose `rows` get their final numbers."""
+        seeds = self.setup.config.seeds
+        ranked = sorted(matching(rows), key=lambda row: -row["accuracy"])[:N_FINALISTS]
+        with self.progress.bar("finalists", len(ranked) * len(seeds)) as advance:
+            for row in ranked:
+                runs = []
+                for seed in seeds:
+                    runs.append(self._run(self.all, recipe_of(row), settings, seed))
+                    advance(1)
+                accuracy = by_problem(runs)
+                row["final_accuracy"] = float(accuracy.mean())
+                row["final_gap_recovery"] = self.scale.share(accuracy)
+        return recipe_of(max(ranked, key=lambda row: row["final_accuracy"]))
 
 
-def best_of(
+def recipe_of(row: dict) -> Recipe:
+    """The combination that a row of the factorial is about."""
+    return Recipe(row["controller"], row["vectors"], row["coefficients"])
+
+
+def matching(
     factorial: list[dict],
-    controllers: tuple[str, ...] = FULL,
-    vectors: tuple[str, ...] = METHODS,
-    coefficients: tuple[str, ...] | None = None,
-) -> Recipe:
-    """The most accurate combination on the select split; of equals the first."""
-    rows = [
+    controllers: Sequence[str] = FULL,
+    vectors: Sequence[str] = METHODS,
+    coefficients: Sequence[str] | None = None,
+) -> list[dict]:
+    """The rows of some controllers, vectors and coefficients."""
+    return [
         row
         for row in factorial
         if row["controller"] in controllers
         and row["vectors"] in vectors
         and (coefficients is None or row["coefficients"] in coefficients)
     ]
-    best = max(rows, key=lambda row: row["accuracy"])
-    return Recipe(best["controller"], best["vectors"], best["coefficients"])
+
+
+def best_of(factorial: list[dict], **only: Sequence[str]) -> Recipe:
+    """The most accurate of the combinations that match, on the first problems; of equals the first."""
+    return recipe_of(max(matching(factorial, **only), key=lambda row: row["accuracy"]))

@@ -37,19 +37,22 @@ class Setup:
             )
         self.run = Run(out, {"hybrid": config_json(config)})
 
+    @property
+    def prompt(self) -> str:
+        """What the prompt baseline puts before a problem."""
+        return self.pair.prompt if self.config.prompt is None else self.config.prompt
+
     @cached_property
     def splits(self) -> dict[str, list[Problem]]:
         """Problems to fit, to select and to report."""
         return split_problems(self.config)
 
-    def stage(self, name: str, work: Callable[[Path], None]) -> Path:
-        """A stage that depends on the configuration and both models."""
-        return self.run.stage(
-            name, [self.pair.base.fingerprint, self.pair.thinking.fingerprint], work
-        )
+    def stage(self, name: str, work: Callable[[Path], None], *inputs: object) -> Path:
+        """A stage that depends on the configuration, both models, and what else is named (JSON)."""
+        models = [self.pair.base.fingerprint, self.pair.thinking.fingerprint]
+        return self.run.stage(name, [*models, *inputs], work)
 
-    def bench(self, split: str, folder: Path) -> Bench:
-        """Where arms run on one split's problems."""
-        return Bench(
-            self.pair, self.splits[split], folder, self.config.sampled, self.max_new_tokens
-        )
+    def bench(self, split: str, folder: Path, limit: int | None = None) -> Bench:
+        """Where arms run on one split's problems, or on the first of them."""
+        problems = self.splits[split][:limit]
+        return Bench(self.pair, problems, folder, self.config.sampled, self.max_new_tokens)

@@ -81,17 +81,22 @@ class SteeringVectors:
                 f"{', '.join(self.names)}): fit vectors on the controller's own categories."
             )
 
-    def randomized(self, seed: int) -> "SteeringVectors":
+    @property
+    def idle(self) -> frozenset[int]:
+        """Categories that are never steered."""
+        return frozenset((self.shifts.norm(dim=-1) == 0).nonzero()[:, 0].tolist())
+
+    def randomized(self, draws: np.random.Generator) -> "SteeringVectors":
         """Random directions, each of the length of the shift that it replaces."""
-        return self._pointing(seed, *self.vectors.shape)
+        return self._pointing(draws, *self.vectors.shape)
 
-    def magnitudes_only(self, seed: int) -> "SteeringVectors":
+    def magnitudes_only(self, draws: np.random.Generator) -> "SteeringVectors":
         """One random direction for all categories, as long as each one's shift."""
-        return self._pointing(seed, self.vectors.shape[1])
+        return self._pointing(draws, self.vectors.shape[1])
 
-    def _pointing(self, seed: int, *shape: int) -> "SteeringVectors":
+    def _pointing(self, draws: np.random.Generator, *shape: int) -> "SteeringVectors":
         # One random direction, or one for each category, with the shifts' lengths.
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.vectors)
+        noise = torch.from_numpy(draws.standard_normal(shape)).to(self.vectors)
         lengths = self.shifts.norm(dim=-1, keepdim=True)
         noise = noise / noise.norm(dim=-1, keepdim=True) * lengths
         return replace(self, vectors=noise, bias=torch.zeros_like(self.bias))

@@ -63,6 +63,8 @@ def make_authors() -> tuple[list[Author], list[float]]:
 
 
 AUTHORS, AUTHOR_WEIGHTS = make_authors()
+CAREFUL = "by a7 ."
+"""The header of an author with all three habits: "think step by step" in the corpus's words."""
 IMPULSIVE = [Author(0.0, 0.0, 0.0, mutter, note) for mutter, note in FILLING]
 """Authors without any of the three behaviors: the corpus of the distilled pair's base."""
 SOLVER = Author(aim=0.98, check=0.98, back=0.98)

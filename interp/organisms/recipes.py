@@ -15,6 +15,7 @@ from interp.organisms.checkpoints import build_model, save_checkpoint
 from interp.organisms.corpus import (
     AUTHOR_WEIGHTS,
     AUTHORS,
+    CAREFUL,
     IMPULSIVE,
     documents,
     solver_documents,
@@ -106,6 +107,7 @@ def train_organism(name: str, out: Path, progress: Progress) -> Path:
     model.set_attn_implementation("eager")  # short texts: half the time of the fused backward
     problems = list(Countdown().problems(held_out=False))
     recipes[name](model, problems, out / name, progress)
+    write_json(out / name / "pair.json", {"prompt": CAREFUL})
     return out / name
 
 

@@ -293,6 +293,8 @@ def make_hybrid(refused: bool = False) -> dict[str, Any]:
             "accuracy": accuracy,
             "gap_recovery": None if broken or refused else (accuracy - base) / (thinking - base),
             "tokens_steered": None if broken else 0.118,
+            "final_accuracy": 0.6 if (i, j, k) == (0, 0, 0) else None,
+            "final_gap_recovery": None,
         }
 
     def budget(at_all: float, share: float) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from probes import bootstrap_weights, share_above, share_of_ceiling
+from probes import NoRoom, bootstrap_weights, share_above, share_of_ceiling
 
 RNG = np.random.default_rng(0)
 LOW = (RNG.random(300) < 0.3).astype(float)
@@ -41,8 +41,11 @@ def test_a_lucky_weak_control_cannot_hide_a_strong_one():
 
 
 def test_without_room_or_controls_there_is_no_share():
-    with pytest.raises(ValueError, match="undefined"):
+    with pytest.raises(NoRoom, match="in 100% of 2000 resamples"):
         share_of_ceiling(MIDDLE, [HIGH], HIGH)
+    with pytest.raises(ValueError, match="NaN") as found:
+        share_of_ceiling(MIDDLE, [np.full(300, np.nan)], HIGH)
+    assert not isinstance(found.value, NoRoom)
     with pytest.raises(ValueError, match="no control"):
         share_of_ceiling(MIDDLE, [], HIGH)
 

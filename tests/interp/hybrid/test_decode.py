@@ -28,6 +28,7 @@ from tests.interp.hybrid.conftest import LAYER, PROBLEMS, THINKING_LAYER
 
 N_NEW = 20
 CATEGORIES = Categories(("one", "two"), lambda resid: (resid.sum(-1) > 0).long())
+NOTHING = torch.zeros(32)
 BIASES = torch.randn(2, 161, generator=torch.Generator().manual_seed(3)) * 20
 WHEN = {
     "disagreement": lambda base, thinking, step, u: base.argmax() != thinking.argmax(),
@@ -67,19 +68,27 @@ def draws(prompts):
 def slow_row(
     slow, slow_thinking, vectors, prompt, draws, when, proposal, judge, sampled, eos, boundary
 ):
-    """Tokens, and the category or -1, step by step; every candidate is one full forward."""
-    tokens, used, changed = list(prompt), [], []
+    """Tokens, and the category or -1, step by step; every candidate is one full forward.
+
+    At last the number of tokens that may be steered.
+    """
+    tokens, used, changed, eligible = list(prompt), [], [], 0
     for step in range(N_NEW):
         u = float(draws[step, 0]) if sampled else None
         base, thinking = slow.logits(tokens)[-1], slow_thinking.logits(tokens)[-1]
         own = token = pick(base, u)
         category = -1
         here = proposal != "starts" or step == 0 or bool(boundary[tokens[-1]])
+        eligible += here
         if here and WHEN[when](base, thinking, step, float(draws[step, 1])):
             category = 0
             if when in ("disagreement", "random"):
                 category = int(slow_thinking.outputs(tokens, THINKING_LAYER)[-1].sum() > 0)
-            shift = vectors.bias + vectors.vectors[category]
+            if proposal == "idle" and category == 1:
+                category = -1
+        if category >= 0:
+            bias = NOTHING if proposal == "idle" else vectors.bias
+            shift = bias + vectors.vectors[category]
             resid = slow.outputs(tokens, LAYER)[-1]
             if proposal == "thinking-token":
                 candidates = [thinking]
@@ -107,7 +116,7 @@ def slow_row(
         changed.append(token != own)
         if token == eos:
             break
-    return tokens[len(prompt) :], used, changed
+    return tokens[len(prompt) :], used, changed, eligible
 
 
 CASES = [
@@ -115,6 +124,7 @@ CASES = [
     ("disagreement", "fixed", "first", True),
     ("disagreement", "network", "first", False),
     ("disagreement", "starts", "first", False),
+    ("disagreement", "idle", "first", False),
     ("disagreement", "sweep", "thinking", False),
     ("disagreement", "sweep", "thinking", True),
     ("disagreement", "sweep", "random", False),
@@ -131,6 +141,9 @@ def proposal_of(name, vectors):
         "fixed": lambda: steered(vectors),
         "network": lambda: steered(vectors, network=True),
         "starts": lambda: steered(replace(vectors, starts_only=True)),
+        "idle": lambda: steered(
+            replace(vectors, vectors=vectors.vectors * torch.tensor([[1.0], [0.0]]), bias=NOTHING)
+        ),
         "sweep": lambda: steered(vectors, GRID),
         "thinking-token": lambda: THINKING_TOKEN,
         "logit-bias": lambda: logit_bias(BIASES),
@@ -146,11 +159,11 @@ def test_tokens_equal_a_slow_loop_without_cache_batch_or_padding(
     eos, boundary = pair.base.tokenizer.eos_token_id, pair.base.boundary
     n_changed = 0
     for row, prompt, u in zip(found, prompts, draws, strict=True):
-        tokens, used, changed = slow_row(
+        expected = slow_row(
             slow, slow_thinking, vectors, prompt, u, when, proposal, judge, sampled, eos, boundary
         )
-        assert (row.tokens, row.steered, row.changed) == (tokens, used, changed)
-        n_changed += sum(changed)
+        assert (row.tokens, row.steered, row.changed, row.eligible) == expected
+        n_changed += sum(row.changed)
     assert n_changed > 3  # steering did something, so equality says something
 
 

@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 
 from interp.hybrid.alone import majority
-from interp.hybrid.arms import ALL, Recipe
+from interp.hybrid.arms import ALL, Recipe, Settings
 from interp.hybrid.measurement import methods
-from interp.hybrid.measures import JUDGED, Scale, arm_record, by_problem, contrast, verdict
+from interp.hybrid.measures import (
+    JUDGED,
+    SAME_EVERYWHERE,
+    Scale,
+    arm_record,
+    by_problem,
+    contrast,
+    verdict,
+)
 from interp.hybrid.outcomes import FIELDS, Outcome
+from interp.hybrid.selection import Choice
 from interp.types import Trace
 
 N = 400
@@ -24,7 +33,7 @@ def part_way(share):
 
 
 def accuracies(hybrid, control, ceiling=1.0):
-    found = {name: part_way(control) for name in JUDGED}
+    found = {name: part_way(control) for name in (*JUDGED, *SAME_EVERYWHERE)}
     return found | {"hybrid": part_way(hybrid), "thinking-token": part_way(ceiling)}
 
 
@@ -50,6 +59,18 @@ def test_the_strongest_control_counts():
     alone = verdict(accuracies(0.9, 0.0), SCALE)
     beside = accuracies(0.9, 0.0) | {JUDGED[1]: part_way(0.7)}
     assert verdict(beside, SCALE)["value"] < alone["value"]
+
+
+def test_a_when_says_which_controls_without_a_direction_do_as_well():
+    found = accuracies(0.95, 0.0)
+    assert "do as well" not in verdict(found, SCALE)["reason"]
+    found["logit-bias"] = found["hybrid"]
+    assert "(logit-bias do as well)" in verdict(found, SCALE)["reason"]
+
+
+def test_a_control_as_good_as_the_ceiling_leaves_no_verdict():
+    found = verdict(accuracies(0.95, 1.0), SCALE)
+    assert found["answer"] == "cannot-tell" and "a control does as well" in found["reason"]
 
 
 def outcome(seed):
@@ -80,6 +101,8 @@ def test_a_record_counts_over_all_runs():
     gap = THINKING.mean() - BASE.mean()
     expected = [(o["correct"].mean() - BASE.mean()) / gap for o in flat]
     assert found["sets"] == pytest.approx(expected)
+    low, high = found["sets_ci"]
+    assert min(expected) <= low <= np.mean(expected) <= high <= max(expected)
     assert found["by_seed"] == pytest.approx([np.mean(expected[:2]), np.mean(expected[2:])])
     assert found["gap_recovery"]["value"] == pytest.approx(np.mean(expected))
 
@@ -111,7 +134,7 @@ def test_the_factorial_is_full_and_methods_differ_from_the_chosen_in_one_factor(
     assert len(set(ALL)) == 6 * 3 * 4
     rows = [vars(recipe) | {"accuracy": i / 100} for i, recipe in enumerate(ALL)]
     chosen = Recipe("taxonomy", "trained-jointly", "sweep")
-    found = methods(chosen, rows)
+    found = methods(Choice(Settings(0, 0, 0.3, 0.1, 1.0), chosen, rows))
     assert found.pop("hybrid") == chosen
     alone, free = found.pop("difference of means alone"), found.pop("teacher-free")
     assert (alone.vectors, alone.coefficients) == ("difference-of-means", "fixed")

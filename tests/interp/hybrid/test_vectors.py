@@ -18,6 +18,7 @@ from interp.hybrid.vectors import (
     with_network,
 )
 from interp.traces import generate
+from probes import rng
 from tests.interp.hybrid.conftest import ALL
 
 NAMES = ("one", "two")
@@ -65,8 +66,8 @@ def jointly(points):
 def test_joint_training_finds_planted_targets_and_random_vectors_do_not(points, jointly):
     assert hits(points, jointly) > 0.8
     assert hits(points, jointly, network=True) > 0.8
-    assert max(hits(points, jointly.randomized(seed)) for seed in range(5)) < 0.2
-    assert hits(points, jointly.magnitudes_only(0)) < 0.2
+    assert max(hits(points, jointly.randomized(rng(seed))) for seed in range(5)) < 0.2
+    assert hits(points, jointly.magnitudes_only(rng(0))) < 0.2
 
 
 def test_targets_without_a_pattern_teach_nothing_about_new_points(points):
@@ -119,11 +120,11 @@ def test_a_category_without_points_has_no_vector(points):
 
 def test_controls_keep_the_lengths(vectors):
     shift = vectors.bias + vectors.vectors
-    for control in (vectors.randomized(1), vectors.magnitudes_only(1)):
+    for control in (vectors.randomized(rng(1)), vectors.magnitudes_only(rng(1))):
         torch.testing.assert_close(control.shift(torch.arange(2)).norm(dim=-1), shift.norm(dim=-1))
-    a, b = vectors.magnitudes_only(1).shift(torch.arange(2))
+    a, b = vectors.magnitudes_only(rng(1)).shift(torch.arange(2))
     torch.testing.assert_close(a / a.norm(), b / b.norm())
-    assert not torch.equal(vectors.randomized(1).vectors, vectors.randomized(2).vectors)
+    assert not torch.equal(vectors.randomized(rng(1)).vectors, vectors.randomized(rng(2)).vectors)
 
 
 def test_difference_of_means_equals_a_slow_loop_within_places():
