@@ -175,6 +175,78 @@ def _print_hybrid(results: dict) -> None:
 
 
 @app.command()
+def diverge(
+    pair: PairName = "countdown-rl",
+    out: RunFolder = Path("runs/divergence"),
+    seed: Annotated[int, typer.Option(help="Seed of splits, samples and random directions.")] = 0,
+    n_report: NReport = 500,
+    n_random: Annotated[int, typer.Option(min=20, help="Random directions (sets of them).")] = 100,
+    n_atlas: Annotated[int, typer.Option(min=1, help="Traces of each kind in the atlas.")] = 60,
+    sampled: Annotated[
+        bool, typer.Option("--sampled", help="Compare on traces at temperature 1, not greedy ones.")
+    ] = False,
+    max_tokens: Annotated[
+        int, typer.Option(help="Budget of prompt and trace together, in tokens.")
+    ] = 169,
+) -> None:
+    """Show where the thinking model's decisions part from the base model's, and why.
+
+    Which tokens, which choice, which layer and component, and whether a known direction explains it.
+    Writes divergence.json and the atlas, divergence.html, into the run's folder.
+    """
+    from interp.config import DivergenceConfig
+    from interp.divergence.experiment import run_divergence
+    from interp.progress import Progress
+
+    config = DivergenceConfig(
+        pair=pair,
+        seed=seed,
+        n_report=n_report,
+        n_random=n_random,
+        n_atlas=n_atlas,
+        sampled=sampled,
+        max_tokens=max_tokens,
+    )
+    with _stoppable():
+        results = run_divergence(config, out, _command(), Progress(console))
+    _print_divergence(results)
+    typer.echo(f"Open {out / 'divergence.html'}")
+
+
+def _print_divergence(results: dict) -> None:
+    table = Table(
+        title=f"{results['pair']}: {results['splits']['report']} problems, by whose traces"
+    )
+    table.add_column("")
+    sources = results["sources"]
+    for name in sources:
+        table.add_column(name)
+
+    def number(found: dict | float | None) -> str:
+        if isinstance(found, dict):
+            found = found["value"]
+        return "-" if found is None else f"{found:.3f}"
+
+    rows = {
+        "greedy tokens differ": lambda s: s["disagreement"],
+        "JS divergence (nats)": lambda s: s["js"]["mean"],
+        "its share on segment starts": lambda s: s["js"]["share_on_segment_starts"],
+        "its Gini coefficient": lambda s: s["js"]["gini"],
+        "promoted token in base's top 5": lambda s: s["promoted_in_base_top5"],
+    }
+    for label, pick in rows.items():
+        table.add_row(label, *(number(pick(s)) for s in sources.values()))
+    explained = results["explained"]
+    printer = Console()
+    printer.print(table)
+    printer.print(
+        f"Of {explained['n']} divergences, directions explain {explained['directions']:.1%}, random "
+        f"ones {explained['random']:.1%}.",
+        highlight=False,
+    )
+
+
+@app.command()
 def figures(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     format: Annotated[str, typer.Option(help="Comma-separated: pdf, svg, png, html.")] = "pdf,html",

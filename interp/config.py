@@ -60,7 +60,33 @@ class HybridConfig:
         return tuple(range(self.seed, self.seed + self.n_seeds))
 
 
-def split_problems(config: Config | HybridConfig) -> dict[str, list[Problem]]:
+@dataclass(frozen=True)
+class DivergenceConfig:
+    """What a run depends on. Problem counts are upper limits of each split.
+
+    `n_random` random directions stand beside each one, `n_points` disagreements and as many agreements
+    of a split are read for curves and probes, `n_patched` first disagreements are patched at
+    `n_offsets` positions, `n_atlas` traces of each kind are shown. `max_tokens` is the budget of prompt
+    and trace together.
+    """
+
+    pair: str
+    seed: int = 0
+    sampled: bool = False
+    behaviors: tuple[str, ...] = Config.behaviors
+    annotator: str = "grammar"
+    n_fit: int = 400
+    n_select: int = 200
+    n_report: int = 500
+    n_random: int = 100
+    n_points: int = 1000
+    n_patched: int = 100
+    n_offsets: int = 8
+    n_atlas: int = 60
+    max_tokens: int = 169
+
+
+def split_problems(config: Config | HybridConfig | DivergenceConfig) -> dict[str, list[Problem]]:
     """Held-out problems for fitting, selecting and reporting; no problem serves two ends."""
     problems = Countdown().problems()
     shares = {"fit": 0.3, "select": 0.2, "report": 0.5}

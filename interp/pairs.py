@@ -24,8 +24,8 @@ class Pair:
     prompt: str = "Think step by step."
 
 
-def check_pair(base: Model, thinking: Model) -> None:
-    """Raise `UserError` unless both models have the same width, depth and tokenizer."""
+def check_pair(base: Model, thinking: Model, same_tokenizer: bool = True) -> None:
+    """Raise `UserError` unless both models have the same width, depth and (if asked) tokenizer."""
     for what, left, right in (
         ("d_model", base.d_model, thinking.d_model),
         ("n_layers", base.n_layers, thinking.n_layers),
@@ -35,7 +35,7 @@ def check_pair(base: Model, thinking: Model) -> None:
                 f"Base {base.name} has {what} {left} but thinking model {thinking.name} has {right}: "
                 "a pair needs equal shapes; choose a thinking model trained from this base."
             )
-    if base.tokenizer_hash != thinking.tokenizer_hash:
+    if same_tokenizer and base.tokenizer_hash != thinking.tokenizer_hash:
         raise UserError(
             f"The tokenizers of {base.name} and {thinking.name} differ (vocabulary or chat "
             "template): a pair needs one tokenizer; choose a thinking model trained from this base."
@@ -49,16 +49,17 @@ def weights_folder(name: str) -> Path:
     return Path(str(files("interp.organisms"))) / "weights" / name
 
 
-def load_pair(name: str, device: str | None = None) -> Pair:
+def load_pair(name: str, device: str | None = None, same_tokenizer: bool = True) -> Pair:
     """Load a built-in pair by name, or any folder that holds `base` and `thinking` checkpoints.
 
-    A folder with the name of a built-in pair is reached as `./NAME`.
+    Without `same_tokenizer`, vocabularies and chat templates may differ. A folder with the name of a
+    built-in pair is reached as `./NAME`.
     """
     here = name not in BUILT_IN and Path(name).is_dir()
     folder = Path(name) if here else weights_folder(name)
     base = load_model(folder / "base", f"{folder.name}/base", device)
     thinking = load_model(folder / "thinking", f"{folder.name}/thinking", device)
-    check_pair(base, thinking)
+    check_pair(base, thinking, same_tokenizer)
     words = folder / "pair.json"
     prompt = read_json(words).get("prompt") if words.is_file() else None
     return Pair(folder.name, base, thinking, str(prompt or Pair.prompt))

@@ -2,6 +2,7 @@
 
 from probes._arrays import rng
 from probes.ceiling import NoRoom, share_above, share_of_ceiling
+from probes.concentration import gini, gini_bootstrap
 from probes.cosine import CosineEstimate, cosine_with_ci
 from probes.estimators import LogisticProbe, MeanDifference, WhitenedMeanDifference
 from probes.inference import (
@@ -50,6 +51,8 @@ __all__ = [
     "estimate_effect",
     "expected_calibration_error",
     "gap_recovery",
+    "gini",
+    "gini_bootstrap",
     "grouped_folds",
     "holm",
     "paired_bootstrap",

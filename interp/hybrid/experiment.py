@@ -9,11 +9,11 @@ from interp.hybrid.measurement import Measurement
 from interp.hybrid.measures import contrast, verdict
 from interp.hybrid.preparation import make_traces, prepare
 from interp.hybrid.selection import choose
-from interp.hybrid.setup import Setup, config_json
 from interp.hybrid_report import write_hybrid_report
 from interp.pairs import load_pair
 from interp.progress import Progress
 from interp.runs import write_json
+from interp.setup import Setup, config_json
 from interp.tasks import Countdown
 
 SCHEMA = "whenlens.hybrid/1"
@@ -27,7 +27,7 @@ def run_hybrid(
     An interrupted run goes on at the arm and shard where it stopped. Raises `UserError` for models
     that do not match or never differ, and for a budget that leaves no room.
     """
-    setup = Setup(load_pair(config.pair), config, out, progress or Progress())
+    setup = Setup("hybrid", load_pair(config.pair), config, out, progress or Progress())
     traces = make_traces(setup)
     lab, taxonomy = prepare(setup, traces)
     choice = choose(setup, lab, traces, taxonomy)
@@ -56,7 +56,7 @@ def run_hybrid(
         "settings": asdict(choice.settings),
         "factorial": choice.factorial,
         "chosen": asdict(choice.recipe),
-        "prompt": setup.prompt,
+        "prompt": measurement.prompt,
         "arms": measured.records,
         "contrasts": {
             name: contrast(measured.accuracy["hybrid"], measured.accuracy[name], scale)

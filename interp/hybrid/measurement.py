@@ -25,10 +25,10 @@ from interp.hybrid.measures import Scale, arm_record, by_problem
 from interp.hybrid.outcomes import Bench, Outcome
 from interp.hybrid.preparation import Traces
 from interp.hybrid.selection import Choice, best_of
-from interp.hybrid.setup import Setup
 from interp.hybrid.shown import examples, firing
 from interp.hybrid.vectors import METHODS
 from interp.runs import read_json, write_json
+from interp.setup import Setup
 
 MARGINS = (0.0, 0.25, 0.5, 0.75, 0.95)
 """Margins, in probability, of the curve of recovery against the share of tokens steered."""
@@ -79,6 +79,8 @@ class Measurement:
         self.setup, self.lab, self.traces = setup, lab, traces
         self.recipe, self.settings = choice.recipe, choice.settings
         self.methods = methods(choice)
+        asked = setup.config.prompt
+        self.prompt = setup.pair.prompt if asked is None else asked
         problems = setup.splits["report"]
         base, thinking = (
             np.array([t.correct for t in traces[m, "report"]], float)
@@ -92,7 +94,7 @@ class Measurement:
         """All arms; done once."""
 
         def work(folder: Path) -> None:
-            found = self._work(self.setup.bench("report", folder))
+            found = self._work(Bench.of(self.setup, "report", folder))
             write_json(
                 folder / "arms.json",
                 {
@@ -147,8 +149,7 @@ class Measurement:
             rate = float(steered / eligible)
             for name, arm in plan_controls(self.recipe, self.settings, rate, n_sets).items():
                 run(name, arm)
-            words = self.setup.prompt
-            prompt = bench.kept("prompt", seed, lambda: prompted(bench, words, seed))
+            prompt = bench.kept("prompt", seed, lambda: prompted(bench, self.prompt, seed))
             keep("prompt", "baseline", None, [[prompt]])
             power = bench.kept("power-sampling", seed, lambda: power_sampled(bench, seed))
             keep("power-sampling", "baseline", None, [[power]])

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from interp.hybrid.decode import Arm, Decoded, decode_hybrid
 from interp.pairs import Pair
 from interp.runs import content_key, read_json, write_json
+from interp.setup import Setup
 from interp.tasks import Countdown
 from interp.traces import graded, prompt_tokens, row_uniforms
 from interp.types import Problem, Trace
@@ -74,6 +75,12 @@ class Bench:
         self.pair, self.problems, self.folder = pair, list(problems), folder
         self.sampled, self.max_new_tokens = sampled, max_new_tokens
         self.grade = Countdown().grade
+
+    @classmethod
+    def of(cls, setup: Setup, split: str, folder: Path, limit: int | None = None) -> "Bench":
+        """For one split of a run, or its first problems."""
+        problems = setup.splits[split][:limit]
+        return cls(setup.pair, problems, folder, setup.config.sampled, setup.max_new_tokens)
 
     def draws(
         self, problem: Problem, seed: int, sample: int = 0

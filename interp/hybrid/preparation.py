@@ -8,8 +8,8 @@ import torch
 from interp.activations import ActivationStore, collect, hook_name
 from interp.behaviors import segment_all
 from interp.hybrid.lab import Lab, candidate_layers
-from interp.hybrid.setup import Setup
 from interp.runs import read_json, write_json
+from interp.setup import Setup
 from interp.taxonomy import Taxonomy, agreement, choose, fit_kmeans
 from interp.traces import generate_once, read_traces
 from interp.types import Trace

@@ -12,9 +12,9 @@ from interp.hybrid.measures import Scale, by_problem
 from interp.hybrid.outcomes import Bench, Outcome
 from interp.hybrid.points import disagreements
 from interp.hybrid.preparation import Traces
-from interp.hybrid.setup import Setup
 from interp.hybrid.vectors import METHODS
 from interp.runs import read_json, write_json
+from interp.setup import Setup
 
 DOSES = (0.3, 0.6)
 """Lengths of differences of means that are tried, in mean norms of the residual stream."""
@@ -63,8 +63,8 @@ class Selection:
 
     def __init__(self, setup: Setup, lab: Lab, traces: Traces, folder: Path) -> None:
         self.setup, self.lab, self.progress = setup, lab, setup.progress
-        self.all = setup.bench("select", folder)
-        self.first = setup.bench("select", folder, setup.config.n_screen)
+        self.all = Bench.of(setup, "select", folder)
+        self.first = Bench.of(setup, "select", folder, setup.config.n_screen)
         right = (
             np.array([float(t.correct) for t in traces[m, "select"]]) for m in ("base", "thinking")
         )

@@ -1,14 +1,14 @@
-"""What the stages of a hybrid run share: models, problems, budget, and where things are kept."""
+"""What the stages of a run share: models, problems, budget, and where things are kept."""
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from interp.config import HybridConfig, split_problems
+from interp.config import DivergenceConfig, HybridConfig, split_problems
 from interp.errors import UserError
-from interp.hybrid.outcomes import Bench
 from interp.pairs import Pair
 from interp.progress import Progress
 from interp.runs import Run
@@ -16,15 +16,28 @@ from interp.traces import prompt_tokens
 from interp.types import Problem
 
 
-def config_json(config: HybridConfig) -> dict:
+def config_json(config: HybridConfig | DivergenceConfig) -> dict:
     """The configuration as JSON holds it."""
     return json.loads(json.dumps(asdict(config)))
 
 
-class Setup:
-    """A pair, a configuration and a run's folder. Raises `UserError` where prompts exceed the budget."""
+C = TypeVar("C", HybridConfig, DivergenceConfig)
 
-    def __init__(self, pair: Pair, config: HybridConfig, out: Path, progress: Progress) -> None:
+
+class Setup(Generic[C]):
+    """A pair, a configuration and a run's folder. Raises `UserError` where prompts exceed the budget.
+
+    `kind` is what the run is: a folder of another kind or configuration is refused.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        pair: Pair,
+        config: C,
+        out: Path,
+        progress: Progress,
+    ) -> None:
         self.pair, self.config, self.progress = pair, config, progress
         longest = max(
             len(prompt_tokens(pair.base, p.prompt)) for s in self.splits.values() for p in s
@@ -35,12 +48,7 @@ class Setup:
                 f"The budget of {config.max_tokens} tokens leaves nothing after the longest prompt "
                 f"({longest} tokens): raise --max-tokens."
             )
-        self.run = Run(out, {"hybrid": config_json(config)})
-
-    @property
-    def prompt(self) -> str:
-        """What the prompt baseline puts before a problem."""
-        return self.pair.prompt if self.config.prompt is None else self.config.prompt
+        self.run = Run(out, {kind: config_json(config)})
 
     @cached_property
     def splits(self) -> dict[str, list[Problem]]:
@@ -51,8 +59,3 @@ class Setup:
         """A stage that depends on the configuration, both models, and what else is named (JSON)."""
         models = [self.pair.base.fingerprint, self.pair.thinking.fingerprint]
         return self.run.stage(name, [*models, *inputs], work)
-
-    def bench(self, split: str, folder: Path, limit: int | None = None) -> Bench:
-        """Where arms run on one split's problems, or on the first of them."""
-        problems = self.splits[split][:limit]
-        return Bench(self.pair, problems, folder, self.config.sampled, self.max_new_tokens)

@@ -1,0 +1,1 @@
+"""Where, in what, in which layer and why the decisions of two models part."""

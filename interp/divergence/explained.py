@@ -1,0 +1,229 @@
+"""Which divergences a known direction explains: how much of the KL closes when the base is steered."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from interp.divergence.layers import lens
+from interp.divergence.summary import estimate
+from interp.divergence.tokens import compare
+from interp.divergence.vocabulary import Vocabulary
+from interp.hybrid.points import Points
+from interp.pairs import Pair
+from interp.queries import logits_above
+from interp.types import Trace
+from probes import bootstrap_over_groups, permutation_p_value, random_directions
+
+DOSES = (0.1, 0.2, 0.3, 0.5)
+"""Lengths that are tried, in mean norms of the residual stream before segments."""
+CLOSED = 0.5
+"""Share of the KL that has to close for a divergence to count as explained."""
+EDITS_PER_BATCH = 16
+Edit = Callable[[Float[Tensor, "n d_model"], slice], Float[Tensor, "n edit d_model"]]
+"""Edited streams from the base's own, and from which of the divergences these are."""
+Measure = Callable[[Float[Tensor, "n edit shared"], Tensor, Tensor], Float[Tensor, "n edit"]]
+"""A number from the logits under each edit, the thinking model's and the base's own [n, shared]."""
+
+
+@dataclass(frozen=True)
+class Divergences:
+    """Disagreements of one split, and what the thinking model says there.
+
+    `kl` [divergence] is KL(thinking||base) in nats, `trace` and `place` say where, `groups` the problem.
+    """
+
+    pair: Pair
+    vocabulary: Vocabulary
+    points: Sequence[Points]
+    thinking: Sequence[Float[Tensor, "n shared"]]
+    kl: Float[np.ndarray, " divergence"]
+    trace: Shaped[np.ndarray, " divergence"]
+    place: Shaped[np.ndarray, " divergence"]
+    groups: Shaped[np.ndarray, " divergence"]
+
+    @torch.no_grad()
+    def steered(
+        self, layer: int, shifts: Float[Tensor, "shift d_model"]
+    ) -> Float[np.ndarray, "shift divergence"]:
+        """KL(thinking||base) with each vector added to the base's residual stream, at this place alone."""
+
+        def kl(logits: Tensor, thinking: Tensor, base: Tensor) -> Tensor:
+            wanted = thinking[:, None].expand(logits.shape)
+            flat = compare(logits.flatten(0, 1), wanted.flatten(0, 1))["kl_thinking_base"]
+            return flat.unflatten(0, logits.shape[:2])
+
+        return self.edited(layer, lambda resid, _: resid[:, None] + shifts.to(resid.device), kl)
+
+    @torch.no_grad()
+    def edited(
+        self, layer: int, edit: Edit, measure: Measure
+    ) -> Float[np.ndarray, "edit divergence"]:
+        """What `measure` takes of the base's logits under each edit of its residual stream."""
+        found, begin = [], 0
+        for points, thinking in zip(self.points, self.thinking, strict=True):
+            here = slice(begin, begin := begin + len(thinking))
+            edits = edit(points.base_resid[layer][points.real], here)
+            clean = self.vocabulary.shared_logits(points.base_logits[points.real])
+            columns = []
+            for some in edits.split(EDITS_PER_BATCH, 1):
+                resid = some.new_zeros(*points.real.shape, *some.shape[1:])
+                resid[points.real] = some
+                n = some.shape[1]
+                logits = logits_above(
+                    points.model,
+                    layer,
+                    resid.flatten(1, 2),
+                    points.kv,
+                    points.seen.repeat_interleave(n, 1),
+                    points.positions.repeat_interleave(n, 1),
+                ).unflatten(1, (-1, n))[points.real]
+                shared = self.vocabulary.shared_logits(logits.flatten(0, 1))
+                columns.append(measure(shared.unflatten(0, logits.shape[:2]), thinking, clean))
+            found.append(torch.cat(columns, 1))
+        return torch.cat(found).T.double().cpu().numpy()
+
+
+def divergences(
+    pair: Pair,
+    vocabulary: Vocabulary,
+    traces: Sequence[Trace],
+    numbers: Sequence[int],
+    points: Sequence[Points],
+) -> Divergences:
+    """What both models say at points, which have to hold the thinking model's last residual stream.
+
+    A point's trace i is number `numbers[i]` of `traces`.
+    """
+    thinking, kl, trace, place = [], [], [], []
+    for p in points:
+        logits = vocabulary.shared_logits(lens(pair.thinking, p.thinking_resid[p.real]))
+        base = vocabulary.shared_logits(p.base_logits[p.real])
+        thinking.append(logits)
+        kl.append(compare(base, logits)["kl_thinking_base"].double().cpu().numpy())
+        rows = p.trace[:, None].expand(p.at.shape)[p.real.cpu()].tolist()
+        here = [numbers[i] for i in rows]
+        trace += here
+        place += [
+            at + 1 - traces[i].n_prompt for i, at in zip(here, p.at[p.real].tolist(), strict=True)
+        ]
+    groups = np.array([traces[i].problem_id for i in trace])
+    return Divergences(
+        pair,
+        vocabulary,
+        points,
+        thinking,
+        np.concatenate(kl),
+        np.array(trace),
+        np.array(place),
+        groups,
+    )
+
+
+def closed(
+    kl: Float[np.ndarray, " divergence"], after: Float[np.ndarray, "... divergence"]
+) -> Bool[np.ndarray, "... divergence"]:
+    """Which divergences lose at least half of their KL."""
+    return after <= (1 - CLOSED) * kl
+
+
+@dataclass(frozen=True)
+class Use:
+    """A layer, and a length in mean residual norms before segments."""
+
+    layer: int
+    dose: float
+
+
+def shifts_of(
+    vectors: Float[Tensor, "direction d_model"], length: float
+) -> Float[Tensor, "direction d_model"]:
+    """Vectors of one length."""
+    return vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12) * length
+
+
+def random_shifts(
+    n_sets: int, n: int, d_model: int, length: float, seed: int
+) -> Float[Tensor, "shift d_model"]:
+    """`n_sets` sets of `n` random vectors of one length."""
+    return torch.from_numpy(random_directions(n_sets * n, d_model, length, seed)).float()
+
+
+def choose_use(
+    select: Divergences,
+    vectors: Float[Tensor, "layer direction d_model"],
+    units: Sequence[float],
+    seed: int,
+    n_sets: int = 5,
+) -> Use:
+    """The layer and dose at which the directions explain most beyond as many random ones."""
+    best, use = -np.inf, Use(0, DOSES[0])
+    for layer in range(len(vectors)):
+        for dose in DOSES:
+            length = dose * units[layer]
+            n, d_model = vectors[layer].shape
+            real = closed(select.kl, select.steered(layer, shifts_of(vectors[layer], length)))
+            random = random_shifts(n_sets, n, d_model, length, seed + 1)
+            null = closed(select.kl, select.steered(layer, random)).reshape(n_sets, n, -1)
+            excess = real.any(0).mean() - null.any(1).mean()
+            if excess > best:
+                best, use = excess, Use(layer, dose)
+    return use
+
+
+def explain(
+    report: Divergences,
+    use: Use,
+    vectors: Float[Tensor, "direction d_model"],
+    behaviors: Sequence[str],
+    deployed: Sequence[str],
+    unit: float,
+    shown: Sequence[str],
+    n_random: int,
+    seed: int,
+) -> tuple[dict, Bool[np.ndarray, "direction divergence"]]:
+    """`divergence.json: explained` but for its examples, and which direction explains what.
+
+    `vectors` are the directions of `behaviors`; `shown` [divergence] is the behavior of the thinking
+    model's segment at each divergence.
+    """
+    length = use.dose * unit
+    after = report.steered(use.layer, shifts_of(vectors, length))
+    hit = closed(report.kl, after)
+    ours = [behaviors.index(b) for b in deployed]
+    random = random_shifts(n_random, max(1, len(ours)), vectors.shape[1], length, seed)
+    null = closed(report.kl, report.steered(use.layer, random))
+    alone = null.mean(-1)
+    union = null.reshape(n_random, -1, len(report.kl)).any(1).mean(-1)
+    real = hit[ours].any(0) if ours else np.zeros(len(report.kl), bool)
+    found = estimate(bootstrap_over_groups(real, report.groups, seed=seed))
+    by_behavior, table = {}, {}
+    for i, name in enumerate(behaviors):
+        one = estimate(bootstrap_over_groups(hit[i], report.groups, seed=seed))
+        by_behavior[name] = {
+            "share": one["value"],
+            "ci": one["ci"],
+            "random": float(alone.mean()),
+            "random_q95": float(np.quantile(alone, 0.95)),
+            "p_value": permutation_p_value(one["value"], alone),
+            "closed": float((1 - after[i] / report.kl).mean()),
+        }
+    for kind in sorted(set(shown)):
+        here = np.array([s == kind for s in shown])
+        table[kind] = {b: float(hit[i][here].mean()) for i, b in enumerate(behaviors)}
+    return {
+        "n": len(report.kl),
+        "layer": use.layer,
+        "dose": use.dose,
+        "directions": found["value"],
+        "ci": found["ci"],
+        "random": float(union.mean()),
+        "random_q95": float(np.quantile(union, 0.95)),
+        "n_random": n_random,
+        "deployed": list(deployed),
+        "by_behavior": by_behavior,
+        "table": table,
+    }, hit

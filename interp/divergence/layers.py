@@ -1,0 +1,173 @@
+"""In which layer the decisions part, and whether the base's activations foretell it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from interp.divergence.reading import Places, resid_before
+from interp.divergence.summary import Table, estimate
+from interp.divergence.tokens import TokenDivergence, compare, unembed
+from interp.divergence.vocabulary import Vocabulary
+from interp.models import Model
+from interp.pairs import Pair
+from interp.types import Trace
+from probes import (
+    LogisticProbe,
+    auroc,
+    auroc_bootstrap,
+    bootstrap_over_groups,
+    paired_bootstrap,
+    rng,
+    shuffle_labels,
+)
+
+LENS_CHUNK = 256
+"""Positions whose logit lenses are compared at a time."""
+
+
+@torch.no_grad()
+def lens(model: Model, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+    """Logit lens: final norm and unembedding of a residual stream (nostalgebraist 2020)."""
+    return unembed(model, model.bridge.ln_final(resid.to(model.device)))
+
+
+@torch.no_grad()
+def lens_kl(
+    pair: Pair, vocabulary: Vocabulary, traces: Sequence[Trace], places: Places
+) -> Float[np.ndarray, "layer place"]:
+    """KL(thinking||base) of the two models' logit lenses, in nats."""
+    base = resid_before(pair.base, traces, places)
+    thinking = resid_before(pair.thinking, traces, places)
+    found = np.zeros(base.shape[:2])
+    for layer in range(len(base)):
+        for i in range(0, len(places), LENS_CHUNK):
+            part = slice(i, i + LENS_CHUNK)
+            logits = [
+                vocabulary.shared_logits(lens(model, resid[layer, part]))
+                for model, resid in ((pair.base, base), (pair.thinking, thinking))
+            ]
+            found[layer, part] = compare(*logits)["kl_thinking_base"].cpu()
+    return found
+
+
+def matched(
+    table: Table, entropy: Float[np.ndarray, " token"], wanted: Int[np.ndarray, " row"]
+) -> Int[np.ndarray, " row"]:
+    """For each wanted row the agreement that is nearest in the base's entropy and in place."""
+    features = StandardScaler().fit_transform(np.stack([entropy, table.share], 1))
+    pool = np.flatnonzero(~table.differ)
+    nearest = NearestNeighbors(n_neighbors=1).fit(features[pool])
+    return pool[nearest.kneighbors(features[wanted], return_distance=False)[:, 0]]
+
+
+def layer_curves(
+    pair: Pair,
+    vocabulary: Vocabulary,
+    traces: Sequence[Trace],
+    found: Sequence[TokenDivergence],
+    table: Table,
+    limit: int,
+    seed: int,
+) -> dict:
+    """`divergence.json: layers`: lenses at disagreements, matched agreements, first disagreements."""
+    entropy = np.concatenate([one.entropy_base for one in found])
+    rows = np.flatnonzero(table.differ)
+    chosen = np.sort(rng(seed, "lens").permutation(rows)[:limit])
+    first = np.array(
+        [r[0] for i in range(table.n_traces) if len(r := rows[table.trace[rows] == i])]
+    )
+    kinds = {"disagreement": chosen, "agreement": matched(table, entropy, chosen), "first": first}
+    curves = {}
+    for kind, at in kinds.items():
+        places = [(int(table.trace[r]), int(table.place[r])) for r in at]
+        kl = lens_kl(pair, vocabulary, traces, places)
+        curves[kind] = []
+        for layer, values in enumerate(kl):
+            mean = estimate(bootstrap_over_groups(values, table.trace[at], seed=seed))
+            curves[kind].append({"layer": layer, "kl": mean["value"], "ci": mean["ci"]})
+    return {"lens": curves, "n": {kind: len(at) for kind, at in kinds.items()}}
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """One split's tokens for the probe: base activations, whether the models differ, base entropy."""
+
+    resid: Float[Tensor, "layer n d_model"]
+    differ: Bool[np.ndarray, " n"]
+    entropy: Float[np.ndarray, " n"]
+    groups: Shaped[np.ndarray, " n"]
+
+
+def foretell_data(
+    pair: Pair,
+    traces: Sequence[Trace],
+    found: Sequence[TokenDivergence],
+    limit: int,
+    seed: int,
+) -> Foretold:
+    """Up to `limit` disagreements and as many agreements, drawn at random."""
+    every = [(i, t) for i, one in enumerate(found) for t in range(len(one.js))]
+    differ = np.concatenate([one.differ for one in found])
+    entropy = np.concatenate([one.entropy_base for one in found])
+    draws = rng(seed, "foretell")
+    rows = np.sort(
+        np.concatenate(
+            [draws.permutation(np.flatnonzero(differ == kind))[:limit] for kind in (True, False)]
+        )
+    )
+    places = [every[r] for r in rows]
+    return Foretold(
+        resid_before(pair.base, traces, places),
+        differ[rows],
+        entropy[rows],
+        np.array([traces[i].problem_id for i, _ in places]),
+    )
+
+
+def predict_disagreement(fit: Foretold, select: Foretold, report: Foretold, seed: int) -> dict:
+    """`divergence.json: predict_disagreement`: a logistic probe of each layer of the base."""
+
+    def scores(layer: int, labels: Bool[np.ndarray, " n"], of: Foretold) -> np.ndarray:
+        probe = LogisticProbe().fit(fit.resid[layer].numpy(), labels)
+        return probe.decision_function(of.resid[layer].numpy())
+
+    layers = range(len(fit.resid))
+    on_select = [auroc(scores(n, fit.differ, select), select.differ) for n in layers]
+    on_report = [scores(n, fit.differ, report) for n in layers]
+    by_layer = []
+    for layer in layers:
+        found = estimate(auroc_bootstrap(on_report[layer], report.differ, report.groups, seed=seed))
+        by_layer.append({"layer": layer, "auroc": found["value"], "ci": found["ci"]})
+    best = int(np.argmax(on_select))
+    entropy = estimate(auroc_bootstrap(report.entropy, report.differ, report.groups, seed=seed))
+    shuffled = shuffle_labels(fit.differ, np.zeros(len(fit.differ)), seed)
+    return {
+        "layer": best,
+        "auroc": by_layer[best]["auroc"],
+        "ci": by_layer[best]["ci"],
+        "base_entropy_auroc": entropy["value"],
+        "base_entropy_ci": entropy["ci"],
+        "difference": _paired(on_report[best], report, seed),
+        "shuffled_auroc": auroc(scores(best, shuffled, report), report.differ),
+        "by_layer": by_layer,
+    }
+
+
+def _paired(scores: Float[np.ndarray, " n"], report: Foretold, seed: int) -> dict:
+    """AUROC of the probe minus that of the base's entropy: each positive's placement, paired.
+
+    A positive's placement is the share of negatives under it; its mean is the AUROC (DeLong 1988).
+    """
+    placements = []
+    for values in (scores, report.entropy):
+        negatives = np.sort(values[~report.differ])
+        positives = values[report.differ]
+        low, high = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
+        placements.append((low + high) / 2 / len(negatives))
+    return estimate(paired_bootstrap(*placements, report.groups[report.differ], seed=seed))

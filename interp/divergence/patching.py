@@ -1,0 +1,180 @@
+"""What makes the decision: activations of one model patched into the other, and back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.activations import hook_name
+from interp.divergence.summary import estimate
+from interp.models import Model, left_pad, positions_of
+from interp.pairs import Pair
+from interp.types import Trace
+from probes import ratio_bootstrap
+
+COMPONENTS = ("resid_post", "attn_out", "mlp_out")
+PATCHES = {
+    "thinking_into_base": ("thinking", "base"),
+    "base_into_thinking": ("base", "thinking"),
+}
+"""Source and destination of the patches."""
+Kept = dict[tuple[str, int], Float[Tensor, "row pos d_model"]]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Texts up to a place where the models part, all ending there, and the two tokens.
+
+    `wanted` is the thinking model's greedy token, `own` the base's.
+    """
+
+    pair: Pair
+    ids: Int[Tensor, "row pos"]
+    real: Tensor
+    wanted: Int[Tensor, " row"]
+    own: Int[Tensor, " row"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def run(self, model: Model, hooks: Sequence[tuple[str, Any]] = ()) -> Float[np.ndarray, " row"]:
+        """Y: logit of the thinking model's token minus that of the base's, at the last position."""
+        with torch.no_grad(), model.bridge.hooks(fwd_hooks=list(hooks)):
+            logits = model.bridge(
+                self.ids, attention_mask=self.real.long(), position_ids=positions_of(self.real)
+            )[:, -1]
+        y = logits.gather(1, self.wanted[:, None]) - logits.gather(1, self.own[:, None])
+        return y[:, 0].double().cpu().numpy()
+
+
+def splits_at(
+    pair: Pair, traces: Sequence[Trace], places: Sequence[tuple[int, int]], tokens: Sequence[tuple]
+) -> Splits:
+    """Texts before the tokens at `places` (trace, place); `tokens` are (wanted, own) of each."""
+    texts = [traces[i].tokens[: traces[i].n_prompt + t] for i, t in places]
+    ids, real = left_pad(texts, pair.base.tokenizer.pad_token_id or 0, pair.base.device)
+    wanted, own = torch.tensor(tokens, device=ids.device).T
+    return Splits(pair, ids, real, wanted, own)
+
+
+def keep_all(model: Model, splits: Splits, components: Sequence[str] = COMPONENTS) -> tuple:
+    """Clean Y of one model, and what its components put out."""
+    kept: Kept = {}
+
+    def keep(component: str, layer: int):
+        def hook(out: Tensor, hook=None) -> None:
+            kept[component, layer] = out.clone()
+
+        return hook_name(component, layer), hook
+
+    hooks = [keep(c, layer) for c in components for layer in range(model.n_layers)]
+    return splits.run(model, hooks), kept
+
+
+def replacing(component: str, layer: int, source: Tensor, where: slice):
+    """A hook that sets a component's output to the source's at some positions."""
+
+    def hook(out: Tensor, hook=None) -> Tensor:
+        out = out.clone()
+        out[:, where] = source[:, where].to(out)
+        return out
+
+    return hook_name(component, layer), hook
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Share of the difference in Y that patches restore, by layer and token offset back from the last.
+
+    `gain` [layer, offset, row] is Y patched minus Y clean, `whole` [row] Y source minus Y clean.
+    """
+
+    gain: Float[np.ndarray, "layer offset row"]
+    whole: Float[np.ndarray, " row"]
+
+    @property
+    def heatmap(self) -> Float[np.ndarray, "layer offset"]:
+        """Over all rows: sum of gains over sum of differences."""
+        return self.gain.sum(-1) / self.whole.sum()
+
+    def of(self, row: int) -> Float[np.ndarray, "layer offset"]:
+        """Of one row alone."""
+        return self.gain[..., row] / self.whole[row]
+
+    def at_last(self, layer: int, groups: np.ndarray, seed: int) -> dict:
+        """At the last position, with its interval over problems."""
+        return restored(self.gain[layer, 0], self.whole, groups, seed)
+
+
+def restored(
+    gain: Float[np.ndarray, " row"], whole: Float[np.ndarray, " row"], groups: np.ndarray, seed: int
+) -> dict:
+    """sum(gain) / sum(whole), with an interval over groups."""
+    codes = np.unique(groups, return_inverse=True)[1]
+    # `whole` is positive where each model prefers its own token, as at every disagreement.
+    return estimate(
+        ratio_bootstrap(np.bincount(codes, gain), np.bincount(codes, whole.clip(0)), seed=seed)
+    )
+
+
+def patch(
+    splits: Splits,
+    source: Model,
+    destination: Model,
+    n_offsets: int,
+    components: Sequence[str] = COMPONENTS,
+) -> dict[str, Restored]:
+    """Activation patching across models (Prakash et al. 2402.14811): one component, layer and position.
+
+    Offset 0 is the last position, whose output is the decision.
+    """
+    y_source, kept = keep_all(source, splits, components)
+    clean = splits.run(destination)
+    width = splits.ids.shape[1]
+    found = {}
+    for component in components:
+        gain = np.zeros((destination.n_layers, min(n_offsets, width), len(splits)))
+        for layer in range(destination.n_layers):
+            for offset in range(gain.shape[1]):
+                at = slice(width - 1 - offset, width - offset)
+                hook = replacing(component, layer, kept[component, layer], at)
+                gain[layer, offset] = splits.run(destination, [hook]) - clean
+        found[component] = Restored(gain, y_source - clean)
+    return found
+
+
+def factorial(splits: Splits, groups: np.ndarray, seed: int) -> list[dict]:
+    """Residual stream up to a layer from one model, the blocks above it from the other.
+
+    With Y(U, L) for upstream U and late stack L: upstream effect Y(t, b) - Y(b, b), late effect
+    Y(b, t) - Y(b, b), interaction [Y(t, t) - Y(t, b)] - [Y(b, t) - Y(b, b)]; the portable share is the
+    upstream effect over Y(t, t) - Y(b, b).
+    """
+    base, thinking = splits.pair.base, splits.pair.thinking
+    (bb, of_base), (tt, of_thinking) = (
+        keep_all(m, splits, ("resid_post",)) for m in (base, thinking)
+    )
+    every, rows = slice(None), []
+    for layer in range(base.n_layers):
+        key = ("resid_post", layer)
+        tb = splits.run(base, [replacing(*key, of_thinking[key], every)])
+        bt = splits.run(thinking, [replacing(*key, of_base[key], every)])
+        mixed = (tt - tb) - (bt - bb)
+        ones = np.ones_like(mixed)
+        portable = restored(tb - bb, tt - bb, groups, seed)
+        rows.append(
+            {
+                "layer": layer,
+                "upstream": float((tb - bb).mean()),
+                "late": float((bt - bb).mean()),
+                "interaction": float(mixed.mean()),
+                "interaction_ci": restored(mixed, ones, groups, seed)["ci"],
+                "portable": portable["value"],
+                "portable_ci": portable["ci"],
+            }
+        )
+    return rows

@@ -1,0 +1,157 @@
+"""How far two models' next-token distributions part, token by token, at the cost of two forwards."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.divergence.vocabulary import Vocabulary
+from interp.models import Model, left_pad, positions_of
+from interp.pairs import Pair
+from interp.types import Trace
+
+N_TOP = 5
+"""How many of the likeliest tokens are kept."""
+CHUNK = 1 << 23
+"""Logits held at a time, for each model: positions are scored in parts of this over the vocabulary."""
+N_TOKENS = 1 << 14
+"""Tokens of a batch, padding included."""
+
+
+@dataclass(frozen=True)
+class TokenDivergence:
+    """What two models say of each generated token of one trace, before it is read.
+
+    `kl_base_thinking` is KL(base||thinking), `kl_thinking_base` the other way, `js` the Jensen-Shannon
+    divergence, entropies are each model's own; all in nats. `base_token` and `thinking_token` are the
+    greedy ones, `rank_in_base` the rank of the thinking model's in the base (1 is the greedy one) and
+    `rank_in_thinking` the other way. `top_base`, `top_thinking` are the likeliest tokens, `p_base` and
+    `p_thinking` their probabilities, `p_base_promoted` the base's for the thinking model's token.
+    """
+
+    kl_base_thinking: Float[np.ndarray, " token"]
+    kl_thinking_base: Float[np.ndarray, " token"]
+    js: Float[np.ndarray, " token"]
+    entropy_base: Float[np.ndarray, " token"]
+    entropy_thinking: Float[np.ndarray, " token"]
+    base_token: Int[np.ndarray, " token"]
+    thinking_token: Int[np.ndarray, " token"]
+    rank_in_base: Int[np.ndarray, " token"]
+    rank_in_thinking: Int[np.ndarray, " token"]
+    top_base: Int[np.ndarray, "token top"]
+    top_thinking: Int[np.ndarray, "token top"]
+    p_base: Float[np.ndarray, "token top"]
+    p_thinking: Float[np.ndarray, "token top"]
+    p_base_promoted: Float[np.ndarray, " token"]
+
+    @property
+    def differ(self) -> Bool[np.ndarray, " token"]:
+        """Where the greedy tokens differ."""
+        return self.base_token != self.thinking_token
+
+
+def compare(
+    base: Float[Tensor, "n d_vocab"], thinking: Float[Tensor, "n d_vocab"]
+) -> dict[str, Tensor]:
+    """The fields of `TokenDivergence` for n positions, in float32 whatever the logits' type."""
+    log_p, log_q = base.float().log_softmax(-1), thinking.float().log_softmax(-1)
+    p, q = log_p.exp(), log_q.exp()
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    n_top = min(N_TOP, log_p.shape[-1])
+    (p_base, top_base), (p_thinking, top_thinking) = p.topk(n_top), q.topk(n_top)
+    own_base, own_thinking = top_base[:, :1], top_thinking[:, :1]
+    promoted = log_p.gather(1, own_thinking)
+    return {
+        "kl_base_thinking": (p * (log_p - log_q)).sum(-1).clamp_min(0),
+        "kl_thinking_base": (q * (log_q - log_p)).sum(-1).clamp_min(0),
+        "js": ((p * (log_p - log_m)).sum(-1) + (q * (log_q - log_m)).sum(-1)).clamp_min(0) / 2,
+        "entropy_base": -(p * log_p).sum(-1),
+        "entropy_thinking": -(q * log_q).sum(-1),
+        "base_token": own_base[:, 0],
+        "thinking_token": own_thinking[:, 0],
+        "rank_in_base": 1 + (log_p > promoted).sum(-1),
+        "rank_in_thinking": 1 + (log_q > log_q.gather(1, own_base)).sum(-1),
+        "top_base": top_base,
+        "top_thinking": top_thinking,
+        "p_base": p_base,
+        "p_thinking": p_thinking,
+        "p_base_promoted": promoted[:, 0].exp(),
+    }
+
+
+def final_states(
+    model: Model, ids: Int[Tensor, "row pos"], real: Bool[Tensor, "row pos"]
+) -> Float[Tensor, "row pos d_model"]:
+    """What the unembedding reads: the last residual stream after the final norm."""
+    hf: Any = model.bridge.original_model
+    return hf.base_model(
+        input_ids=ids,
+        attention_mask=real.long(),
+        position_ids=positions_of(real),
+        use_cache=False,
+    ).last_hidden_state
+
+
+def unembed(model: Model, states: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+    """Logits of `final_states`, soft cap included where the model has one."""
+    hf: Any = model.bridge.original_model
+    logits = hf.lm_head(states)
+    cap = getattr(hf.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@torch.no_grad()
+def score(
+    pair: Pair,
+    vocabulary: Vocabulary,
+    traces: Sequence[Trace],
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[TokenDivergence]:
+    """Both models read every trace; one forward of each, and no more.
+
+    Distributions are over the shared `vocabulary`, exact in float32. The unembedding runs over parts of
+    the positions, so that memory does not grow with vocabulary x length.
+    """
+    names = [field.name for field in fields(TokenDivergence)]
+    found: list[TokenDivergence | None] = [None] * len(traces)
+    for rows in batches([len(t.tokens) for t in traces]):
+        part = [traces[i] for i in rows]
+        ids, real = left_pad(
+            [t.tokens for t in part], pair.base.tokenizer.pad_token_id or 0, pair.base.device
+        )
+        counts = [len(t.tokens) - t.n_prompt for t in part]
+        from_end = torch.arange(ids.shape[1], 0, -1, device=ids.device)
+        # Position t says token t + 1: all from the last prompt token to the one before the last.
+        reads = (from_end > 1) & (from_end <= 1 + torch.tensor(counts, device=ids.device)[:, None])
+        states = [final_states(m, ids, real)[reads] for m in (pair.base, pair.thinking)]
+        pieces: dict[str, list[Tensor]] = {name: [] for name in names}
+        size = max(1, CHUNK // vocabulary.size)
+        for a, b in zip(*(s.split(size) for s in states), strict=True):
+            logits = [unembed(m, s) for m, s in ((pair.base, a), (pair.thinking, b))]
+            for name, values in compare(*map(vocabulary.shared_logits, logits)).items():
+                pieces[name].append(values.cpu())
+        ends = np.cumsum(counts)[:-1]
+        columns = {
+            name: np.split(vocabulary.ids_of(name, torch.cat(values)).numpy(), ends)
+            for name, values in pieces.items()
+        }
+        for k, i in enumerate(rows):
+            found[i] = TokenDivergence(**{name: columns[name][k] for name in names})
+        advance(len(rows))
+    return [one for one in found if one is not None]
+
+
+def batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of about one length together, at most `N_TOKENS` with their padding."""
+    found: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if found and lengths[i] * (len(found[-1]) + 1) <= N_TOKENS:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return found

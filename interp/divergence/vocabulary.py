@@ -1,0 +1,62 @@
+"""The tokens that both models of a pair know."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.models import Model
+
+MIN_SHARED = 0.5
+"""Share of the smaller vocabulary that has to be shared for two models to be comparable."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ids that mean the same token in both models; `ids` is None where that is every id.
+
+    `base_only` and `thinking_only` are the numbers of tokens in one vocabulary alone.
+    """
+
+    size: int
+    ids: Int[Tensor, " shared"] | None = None
+    base_only: int = 0
+    thinking_only: int = 0
+
+    def knows(self, tokens: Sequence[int]) -> bool:
+        """Whether all of the tokens are shared."""
+        return self.ids is None or set(tokens) <= set(self.ids.tolist())
+
+    def shared_logits(self, logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n shared"]:
+        """The columns of shared tokens."""
+        return logits if self.ids is None else logits[:, self.ids.to(logits.device)]
+
+    def ids_of(self, name: str, values: Tensor) -> Tensor:
+        """Token ids from columns, for the fields that hold tokens; others as they are."""
+        is_token = name.endswith("_token") or name.startswith("top_")
+        return values if self.ids is None or not is_token else self.ids[values]
+
+
+def shared_vocabulary(base: Model, thinking: Model) -> Vocabulary:
+    """The ids at which both tokenizers have the same token.
+
+    Raises `UserError` where that is less than half of the smaller vocabulary, or where tokens of one
+    name have two ids.
+    """
+    ours, theirs = base.tokenizer.get_vocab(), thinking.tokenizer.get_vocab()
+    widths = [m.bridge.cfg.d_vocab for m in (base, thinking)]
+    if ours == theirs and widths[0] == widths[1]:
+        return Vocabulary(widths[0])
+    both = ours.keys() & theirs.keys()
+    same = sorted(ours[token] for token in both if ours[token] == theirs[token])
+    same = [i for i in same if i < min(widths)]
+    if len(same) < len(both) or len(same) < MIN_SHARED * min(len(ours), len(theirs)):
+        raise UserError(
+            f"The vocabularies of {base.name} ({len(ours)} tokens) and {thinking.name} ({len(theirs)}) "
+            f"share {len(same)} ids with the same token: expected vocabularies that differ in added "
+            "tokens only; choose a thinking model trained from this base."
+        )
+    return Vocabulary(len(same), torch.tensor(same), len(ours) - len(same), len(theirs) - len(same))
