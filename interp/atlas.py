@@ -26,6 +26,7 @@ DIVERGING = ("#b2182b", "#ef8a62", "#ffffff", "#67a9cf", "#2166ac")
 _HEIGHT = 760
 """Pixels of the page inside a notebook."""
 
+_SOURCES = ("thinking", "base", "hybrid")
 _BY_TOKEN = ("tokens", "js", "kl", "h_base", "h_thinking", "rank", "top_base", "top_thinking")
 
 
@@ -94,14 +95,15 @@ def render_atlas(atlas: Mapping[str, Any]) -> str:
         "traces": summaries,
     }
     sources = Counter(one["source"] for one in summaries)
+    ordered = sorted(sources, key=lambda name: _SOURCES.index(name) if name in _SOURCES else 9)
     return (
         environment()
         .get_template("atlas.html.j2")
         .render(
             pair=atlas.get("pair") or "unnamed pair",
             n_layers=atlas.get("n_layers"),
-            counts=_counts(summaries, sources),
-            sources=[name for name in sources if name is not None],
+            counts=_counts(summaries, {name: sources[name] for name in ordered}),
+            sources=[name for name in ordered if name is not None],
             behaviors=behaviors,
             legend=[one["name"] for one in behaviors if one["name"] is not None],
             scale=SCALE,
