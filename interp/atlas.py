@@ -64,7 +64,7 @@ def render_atlas(atlas: Mapping[str, Any]) -> str:
     """Render traces as one self-contained HTML page to read, sort and filter.
 
     Each trace is a JSON script of its own, which the page parses when the trace comes into view,
-    so many traces open as fast as few. Numbers keep four significant digits; what is null,
+    so many traces open as fast as few. Numbers keep six significant digits; what is null,
     missing or not finite is shown as not measured.
 
     Args:
@@ -77,7 +77,7 @@ def render_atlas(atlas: Mapping[str, Any]) -> str:
     Raises:
         UserError: when `atlas` is not of that schema.
     """
-    given = atlas.get("schema") if isinstance(atlas, Mapping) else None
+    given = atlas.get("schema")
     if given != SCHEMA:
         raise UserError(
             f"This atlas has schema {given!r}, expected {SCHEMA!r}: "
@@ -168,9 +168,9 @@ def _counts(summaries: Sequence[Mapping[str, Any]], sources: Mapping[str | None,
 
 
 def _rounded(value: Any) -> Any:
-    """The same tree with floats to four significant digits, and null for what is not finite."""
+    """The same tree with floats to six significant digits, and null for what is not finite."""
     if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else None
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,16 +1,26 @@
 """A page in headless Chromium, driven by the DevTools protocol, for tests of what a reader does."""
 
 import asyncio
-import base64
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from choreographer import Browser
+from choreographer import Browser, Tab
 
 KEYS = {"Enter": (13, "\r"), "Escape": (27, ""), "ArrowLeft": (37, ""), "ArrowRight": (39, "")}
 """Windows key code and text of the keys that are not characters."""
+
+
+def _evaluation(script: str) -> dict[str, Any]:
+    return {"expression": script, "returnByValue": True, "awaitPromise": True}
+
+
+READY = """new Promise((done) => {
+  const look = () => (window.atlasReady ? done(window.atlasReady) : setTimeout(look, 10));
+  look();
+})"""
+"""Promise of the time at which the page was drawn."""
 
 
 class Page:
@@ -34,7 +44,7 @@ class Page:
 
     async def _start(self, path: str) -> None:
         self._browser = await Browser(path=path)
-        self._tab = self._browser.get_tab() or await self._browser.create_tab("about:blank")
+        self._tab = await self._browser.create_tab("about:blank")
 
         async def requested(event: Any) -> None:
             self.requests.append(event["params"]["request"]["url"])
@@ -67,23 +77,36 @@ class Page:
 
     def open(self, path: Path) -> float:
         """Load a file and wait until `window.atlasReady`, which is returned: ms from the start."""
+        self.send("Page.navigate", url="about:blank")  # whose scripts cannot be taken for the new
         self.requests.clear()
         self.errors.clear()
         self.send("Page.navigate", url=path.as_uri())
-        return self.run(
-            "new Promise((done) => { const look = () => location.href === "
-            f"{path.as_uri()!r} && window.atlasReady ? done(window.atlasReady)"
-            " : setTimeout(look, 10); look(); })"
-        )
+        return self.run(READY)
 
     def run(self, script: str) -> Any:
         """The JSON value of an expression, or of what it promises."""
-        answer = self.send(
-            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
-        )
+        answer = self.send("Runtime.evaluate", **_evaluation(script))
         if "exceptionDetails" in answer:
             raise RuntimeError(f"{script}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
+
+    def run_in_frame(self, script: str) -> Any:
+        """The same in the page's one frame, in a process of its own, when it has been drawn."""
+        return self._wait(self._evaluate_in_frame(f"{READY}.then(() => {script})"))
+
+    async def _evaluate_in_frame(self, script: str) -> Any:
+        found = await self._browser.send_command("Target.getTargets")
+        (frame,) = [one for one in found["result"]["targetInfos"] if one["type"] == "iframe"]
+        target = Tab(frame["targetId"], self._tab._broker)
+        await target.create_session()
+        answer = await target.send_command("Runtime.evaluate", _evaluation(script))
+        return answer["result"]["result"].get("value")
+
+    def text(self, selector: str) -> str:
+        return self.run(f"document.querySelector({selector!r}).textContent")
+
+    def visible(self, selector: str) -> bool:
+        return self.run(f"document.querySelector({selector!r})?.checkVisibility() ?? false")
 
     def press(self, *keys: str) -> None:
         """Press and release keys: single characters, or names in `KEYS`."""
@@ -117,9 +140,6 @@ class Page:
             f"(() => {{ const one = document.getElementById({name!r}); one.value = {value!r};"
             " one.dispatchEvent(new Event('change', { bubbles: true })); })()"
         )
-
-    def picture(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
 
     def close(self) -> None:
         self._wait(self._browser.close())
