@@ -96,7 +96,7 @@ def test_atlas_without_traces_says_so(blank):
 def test_narrow_page_does_not_scroll_sideways_and_its_panel_is_in_view(page, atlas, width):
     try:
         page.resize(width, 800)
-        page.click(page.at(0, atlas["traces"][0]["disagree"][0]))
+        page.click(page.at(7, atlas["traces"][7]["disagree"][0]))  # nothing is below it
         assert page.run("document.documentElement.scrollWidth <= innerWidth")
         box = page.run("(({ top, bottom }) => [top, bottom])(panel.getBoundingClientRect())")
         assert 0 < box[0] < box[1] <= 800
@@ -118,7 +118,8 @@ def test_a_notebook_shows_the_page_in_a_frame(blank, atlas, tmp_path):
     assert frame.tag == "iframe" and frame.attributes["srcdoc"] == render_atlas(atlas)
     assert int(frame.attributes["height"] or 0) > 400
     host = tmp_path / "host.html"
-    host.write_text(f"<script>window.atlasReady = 1</script>{shown_there}", encoding="utf-8")
+    loaded = "<script>addEventListener('load', () => { window.atlasReady = 1; })</script>"
+    host.write_text(loaded + shown_there, encoding="utf-8")
     blank.open(host)
     drawn = "document.querySelectorAll('[data-t=\"0\"] .tok').length"
     assert blank.run_in_frame(drawn) == len(atlas["traces"][0]["tokens"])
