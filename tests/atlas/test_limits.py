@@ -68,7 +68,7 @@ def test_what_is_null_or_missing_is_not_measured(blank, make_atlas):
     trace["js"][k] = trace["top_base"][k] = trace["rank"][k] = None
     trace["kl"][k] = math.nan
     trace["lens"][str(k)][1] = None
-    trace["patching"][str(k)]["resid_post"][2][0] = None
+    trace["patching"][str(k)]["resid_post"][2][:2] = [None, -0.001]
     bare = {"tokens": ["x", " y"]}
     atlas = {"schema": "whenlens.atlas/1", "traces": [trace, bare, {}]}
     blank.show(atlas)
@@ -80,6 +80,8 @@ def test_what_is_null_or_missing_is_not_measured(blank, make_atlas):
     assert [one[0] for one in blank.points()] == [0, 2, 3]
     blank.hover('#panel .heatmap rect[data-layer="2"]')
     assert blank.text("#map .readout").endswith("not measured")
+    printed = "[...document.querySelectorAll('.heatmap .value')].map((one) => one.textContent)"
+    assert blank.run(printed)[8:10] == ["–", "0.00"]  # no sign before a zero
     blank.click(blank.at(1, 1))
     assert blank.visible("#nothing")
     blank.press("j")  # a trace without tokens
