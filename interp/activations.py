@@ -18,7 +18,7 @@ from interp.errors import UserError
 from interp.models import Model, left_pad, positions_of
 from interp.types import Segment, Trace
 
-SITES = ("resid_pre", "resid_mid", "resid_post")
+SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 READS = ("before", "first", "mean", "-13:-8")
 
 

@@ -22,6 +22,9 @@ DOSES = (0.1, 0.2, 0.3, 0.5)
 """Lengths that are tried, in mean norms of the residual stream before segments."""
 CLOSED = 0.5
 """Share of the KL that has to close for a divergence to count as explained."""
+HIGH = 0.1
+"""Jensen-Shannon divergence, in nats, from which on a disagreement is more than a near tie (2603.22446): a
+near tie's little KL is halved by random directions too."""
 EDITS_PER_BATCH = 16
 Edit = Callable[[Float[Tensor, "n d_model"], slice], Float[Tensor, "n edit d_model"]]
 """Edited streams from the base's own, and from which of the divergences these are."""
@@ -33,7 +36,8 @@ Measure = Callable[[Float[Tensor, "n edit shared"], Tensor, Tensor], Float[Tenso
 class Divergences:
     """Disagreements of one split, and what the thinking model says there.
 
-    `kl` [divergence] is KL(thinking||base) in nats, `trace` and `place` say where, `groups` the problem.
+    `kl` and `js` [divergence] are KL(thinking||base) and Jensen-Shannon divergence in nats, `trace` and
+    `place` say where, `groups` the problem.
     """
 
     pair: Pair
@@ -41,9 +45,15 @@ class Divergences:
     points: Sequence[Points]
     thinking: Sequence[Float[Tensor, "n shared"]]
     kl: Float[np.ndarray, " divergence"]
+    js: Float[np.ndarray, " divergence"]
     trace: Shaped[np.ndarray, " divergence"]
     place: Shaped[np.ndarray, " divergence"]
     groups: Shaped[np.ndarray, " divergence"]
+
+    @property
+    def high(self) -> Bool[np.ndarray, " divergence"]:
+        """Where the two part by more than a near tie."""
+        return self.js > HIGH
 
     @torch.no_grad()
     def steered(
@@ -98,12 +108,14 @@ def divergences(
 
     A point's trace i is number `numbers[i]` of `traces`.
     """
-    thinking, kl, trace, place = [], [], [], []
+    thinking, kl, js, trace, place = [], [], [], [], []
     for p in points:
         logits = vocabulary.shared_logits(lens(pair.thinking, p.thinking_resid[p.real]))
         base = vocabulary.shared_logits(p.base_logits[p.real])
         thinking.append(logits)
-        kl.append(compare(base, logits)["kl_thinking_base"].double().cpu().numpy())
+        compared = compare(base, logits)
+        kl.append(compared["kl_thinking_base"].double().cpu().numpy())
+        js.append(compared["js"].double().cpu().numpy())
         rows = p.trace[:, None].expand(p.at.shape)[p.real.cpu()].tolist()
         here = [numbers[i] for i in rows]
         trace += here
@@ -117,6 +129,7 @@ def divergences(
         points,
         thinking,
         np.concatenate(kl),
+        np.concatenate(js),
         np.array(trace),
         np.array(place),
         groups,
@@ -159,7 +172,11 @@ def choose_use(
     seed: int,
     n_sets: int = 5,
 ) -> Use:
-    """The layer and dose at which the directions explain most beyond as many random ones."""
+    """The layer and dose at which the directions explain most beyond as many random ones.
+
+    Over the high divergences; over all where there are none.
+    """
+    counts = select.high if select.high.any() else np.ones(len(select.kl), bool)
     best, use = -np.inf, Use(0, DOSES[0])
     for layer in range(len(vectors)):
         for dose in DOSES:
@@ -168,7 +185,7 @@ def choose_use(
             real = closed(select.kl, select.steered(layer, shifts_of(vectors[layer], length)))
             random = random_shifts(n_sets, n, d_model, length, seed + 1)
             null = closed(select.kl, select.steered(layer, random)).reshape(n_sets, n, -1)
-            excess = real.any(0).mean() - null.any(1).mean()
+            excess = real.any(0)[counts].mean() - null.any(1)[:, counts].mean()
             if excess > best:
                 best, use = excess, Use(layer, dose)
     return use
@@ -196,34 +213,49 @@ def explain(
     ours = [behaviors.index(b) for b in deployed]
     random = random_shifts(n_random, max(1, len(ours)), vectors.shape[1], length, seed)
     null = closed(report.kl, report.steered(use.layer, random))
-    alone = null.mean(-1)
-    union = null.reshape(n_random, -1, len(report.kl)).any(1).mean(-1)
-    real = hit[ours].any(0) if ours else np.zeros(len(report.kl), bool)
-    found = estimate(bootstrap_over_groups(real, report.groups, seed=seed))
-    by_behavior, table = {}, {}
-    for i, name in enumerate(behaviors):
-        one = estimate(bootstrap_over_groups(hit[i], report.groups, seed=seed))
-        by_behavior[name] = {
+
+    def union(here: Bool[np.ndarray, " divergence"]) -> dict:
+        """Explained by at least one direction; by at least one of as many random ones."""
+        real = hit[ours][:, here].any(0)
+        of_sets = null.reshape(n_random, -1, len(here))[..., here].any(1).mean(-1)
+        found = estimate(bootstrap_over_groups(real, report.groups[here], seed=seed))
+        return {
+            "n": int(here.sum()),
+            "directions": found["value"],
+            "ci": found["ci"],
+            "random": float(of_sets.mean()),
+            "random_q95": float(np.quantile(of_sets, 0.95)),
+        }
+
+    def alone(i: int, here: Bool[np.ndarray, " divergence"]) -> dict:
+        one = estimate(bootstrap_over_groups(hit[i][here], report.groups[here], seed=seed))
+        of_one = null[:, here].mean(-1)
+        return {
             "share": one["value"],
             "ci": one["ci"],
-            "random": float(alone.mean()),
-            "random_q95": float(np.quantile(alone, 0.95)),
-            "p_value": permutation_p_value(one["value"], alone),
-            "closed": float((1 - after[i] / report.kl).mean()),
+            "random": float(of_one.mean()),
+            "random_q95": float(np.quantile(of_one, 0.95)),
+            "p_value": permutation_p_value(one["value"], of_one),
+            "closed": float((1 - after[i][here] / report.kl[here]).mean()),
         }
-    for kind in sorted(set(shown)):
-        here = np.array([s == kind for s in shown])
-        table[kind] = {b: float(hit[i][here].mean()) for i, b in enumerate(behaviors)}
+
+    every, high = np.ones(len(report.kl), bool), report.high
+    enough = len(set(report.groups[high].tolist())) > 1
+    kinds = np.array(shown)
+    table = {
+        str(kind): {
+            b: float(hit[i][high & (kinds == kind)].mean()) for i, b in enumerate(behaviors)
+        }
+        for kind in np.unique(kinds[high])
+    }
     return {
-        "n": len(report.kl),
+        **(union(high) if enough else {"n": int(high.sum()), "directions": None, "random": None}),
+        "all": union(every),
+        "high": HIGH,
         "layer": use.layer,
         "dose": use.dose,
-        "directions": found["value"],
-        "ci": found["ci"],
-        "random": float(union.mean()),
-        "random_q95": float(np.quantile(union, 0.95)),
         "n_random": n_random,
         "deployed": list(deployed),
-        "by_behavior": by_behavior,
+        "by_behavior": {b: alone(i, high if enough else every) for i, b in enumerate(behaviors)},
         "table": table,
     }, hit

@@ -115,10 +115,10 @@ def restored(
 ) -> dict:
     """sum(gain) / sum(whole), with an interval over groups."""
     codes = np.unique(groups, return_inverse=True)[1]
-    # `whole` is positive where each model prefers its own token, as at every disagreement.
-    return estimate(
-        ratio_bootstrap(np.bincount(codes, gain), np.bincount(codes, whole.clip(0)), seed=seed)
-    )
+    # Each model prefers its own token at every disagreement, so `whole` has one sign.
+    sign = np.sign(whole.sum())
+    parts = np.bincount(codes, sign * gain), np.bincount(codes, (sign * whole).clip(0))
+    return estimate(ratio_bootstrap(*parts, seed=seed))
 
 
 def patch(

@@ -46,7 +46,7 @@ def make_traces(setup: Setup, vocabulary: Vocabulary) -> Traces:
                 )
         if vocabulary.ids is None and not (folder / "hybrid-report.jsonl").exists():
             fit = read_traces(folder / "thinking-fit.jsonl")
-            write_traces(folder / "hybrid-report.jsonl", _hybrid(setup, fit))
+            write_traces(_hybrid(setup, fit), folder / "hybrid-report.jsonl")
 
     folder = setup.stage("traces", work)
     found: Traces = {}

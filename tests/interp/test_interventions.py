@@ -319,6 +319,6 @@ def test_a_layer_that_is_not_there_is_an_error(sharp, layer):
 
 
 def test_an_unknown_site_is_an_error(sharp):
-    with pytest.raises(UserError, match="Unknown site 'mlp_out'"):
-        with intervene(sharp, Ablate(VECTOR, (1,), site="mlp_out")):
+    with pytest.raises(UserError, match="Unknown site 'mlp'"):
+        with intervene(sharp, Ablate(VECTOR, (1,), site="mlp")):
             pass

@@ -1,0 +1,312 @@
+"""Patches against a slow loop over Hugging Face's own model, and identities that must hold."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import rel_entr
+
+from interp.divergence.explained import (
+    DOSES,
+    Use,
+    choose_use,
+    closed,
+    divergences,
+    explain,
+    random_shifts,
+    shifts_of,
+)
+from interp.divergence.layers import Foretold, lens, lens_kl, matched, predict_disagreement
+from interp.divergence.patching import COMPONENTS, factorial, keep_all, patch, splits_at
+from interp.divergence.projection import projected
+from interp.divergence.reading import resid_before
+from interp.divergence.summary import tabulate
+from interp.divergence.weights import named_weights, weight_changes
+from interp.hybrid.points import read_points, select
+from interp.models import load_model
+from interp.pairs import Pair
+from tests.interp.conftest import at_last
+
+LAYER = 1
+
+
+@pytest.fixture(scope="module")
+def places(found):
+    at = [(i, np.flatnonzero(one.differ)) for i, one in enumerate(found)]
+    return [(i, int(t[0])) for i, t in at if len(t)]
+
+
+@pytest.fixture(scope="module")
+def groups(traces, places):
+    return np.array([traces[i].problem_id for i, _ in places])
+
+
+@pytest.fixture(scope="module")
+def splits(pair, traces, found, places):
+    tokens = [(int(found[i].thinking_token[t]), int(found[i].base_token[t])) for i, t in places]
+    return splits_at(pair, traces, places, tokens)
+
+
+def y_of(logits, wanted, own):
+    return float(logits[-1, wanted] - logits[-1, own])
+
+
+def test_y_and_patches_equal_a_slow_loop(pair, slow, slow_thinking, traces, found, places, splits):
+    restored = patch(splits, pair.thinking, pair.base, 3, ("resid_post",))["resid_post"]
+    for row, (i, t) in enumerate(places):
+        tokens = list(traces[i].tokens[: traces[i].n_prompt + t])
+        pair_of = int(found[i].thinking_token[t]), int(found[i].base_token[t])
+        clean = y_of(slow.logits(tokens), *pair_of)
+        whole = y_of(slow_thinking.logits(tokens), *pair_of) - clean
+        assert restored.whole[row] == pytest.approx(whole, rel=1e-3, abs=1e-2)
+        for offset in range(3):
+
+            def edit(resid, offset=offset, tokens=tokens):
+                resid = resid.clone()
+                resid[0, -1 - offset] = slow_thinking.outputs(tokens, LAYER)[-1 - offset]
+                return resid
+
+            patched = y_of(slow.logits(tokens, {LAYER: edit}), *pair_of) - clean
+            assert restored.gain[LAYER, offset, row] == pytest.approx(patched, rel=1e-2, abs=2e-2)
+
+
+def test_a_model_patched_into_itself_changes_nothing(pair, splits):
+    own = Pair("own", pair.base, pair.base)
+    same = type(splits)(own, splits.ids, splits.real, splits.wanted, splits.own)
+    for one in patch(same, pair.base, pair.base, 2).values():
+        assert np.abs(one.gain).max() < 1e-4
+
+
+@pytest.fixture(scope="module")
+def one_head(pair, other_folder):
+    """The same pair with the base's final norm and unembedding in both models."""
+    model = load_model(other_folder, "one-head", device="cpu")
+    ours, theirs = pair.base.bridge.original_model, model.bridge.original_model
+    with torch.no_grad():
+        theirs.lm_head.weight.copy_(ours.lm_head.weight)
+        theirs.model.norm.weight.copy_(ours.model.norm.weight)
+    return Pair("one-head", pair.base, model)
+
+
+def test_all_of_the_last_residual_stream_restores_everything(one_head, splits, groups):
+    both = type(splits)(one_head, splits.ids, splits.real, splits.wanted, splits.own)
+    found = patch(both, one_head.thinking, one_head.base, 1)
+    last = one_head.base.n_layers - 1
+    np.testing.assert_allclose(
+        found["resid_post"].gain[last, 0], found["resid_post"].whole, atol=1e-3
+    )
+    rows = factorial(both, groups, 0)
+    assert rows[last]["portable"] == pytest.approx(1, abs=1e-3)
+    assert rows[last]["late"] == pytest.approx(0, abs=1e-3)
+    assert rows[last]["interaction"] == pytest.approx(0, abs=1e-3)
+
+
+def test_the_factorial_adds_up(pair, splits, groups):
+    (bb, _), (tt, _) = keep_all(pair.base, splits), keep_all(pair.thinking, splits)
+    for row in factorial(splits, groups, 0):
+        whole = row["upstream"] + row["late"] + row["interaction"]
+        assert whole == pytest.approx((tt - bb).mean(), rel=1e-4, abs=1e-3)
+
+
+def test_components_of_one_layer_add_up_to_its_residual(pair, splits):
+    _, kept = keep_all(pair.base, splits, (*COMPONENTS, "resid_pre"))
+    for layer in range(pair.base.n_layers):
+        parts = [kept[c, layer] for c in ("resid_pre", "attn_out", "mlp_out")]
+        real = splits.real
+        torch.testing.assert_close(
+            sum(parts)[real], kept["resid_post", layer][real], rtol=1e-4, atol=1e-2
+        )
+
+
+def test_the_lens_of_the_last_layer_is_the_model(pair, vocabulary, traces, found, places):
+    resid = resid_before(pair.base, traces, places)
+    logits = lens(pair.base, resid[-1])
+    tokens = [found[i].base_token[t] for i, t in places]
+    assert logits.argmax(-1).tolist() == [int(t) for t in tokens]
+    kl = lens_kl(pair, vocabulary, traces, places)
+    expected = [found[i].kl_thinking_base[t] for i, t in places]
+    np.testing.assert_allclose(kl[-1], expected, rtol=1e-2, atol=1e-3)
+
+
+def test_residual_streams_are_those_before_the_token(pair, slow, traces, places):
+    resid = resid_before(pair.base, traces, places[::-1])
+    for k, (i, t) in enumerate(places[::-1]):
+        at = traces[i].n_prompt + t - 1
+        expected = slow.outputs(traces[i].tokens, LAYER)[at]
+        torch.testing.assert_close(resid[LAYER, k], expected, rtol=1e-3, atol=1e-2)
+
+
+def test_agreements_are_matched_to_the_nearest(traces, segments, found):
+    table = tabulate(traces, segments, found)
+    entropy = np.concatenate([one.entropy_base for one in found])
+    wanted = np.flatnonzero(table.differ)[:5]
+    z = [(v - v.mean()) / v.std() for v in (entropy, table.share)]
+    pool = np.flatnonzero(~table.differ)
+    for row, got in zip(wanted, matched(table, entropy, wanted), strict=True):
+        far = [sum((v[row] - v[r]) ** 2 for v in z) for r in pool]
+        assert got == pool[int(np.argmin(far))]
+
+
+def planted(n, seed, signal):
+    draws = np.random.default_rng(seed)
+    differ = draws.random(n) < 0.5
+    resid = draws.normal(size=(3, n, 8))
+    resid[1, :, 2] += signal * differ
+    entropy = draws.normal(size=n) + 0.5 * differ
+    return Foretold(torch.tensor(resid), differ, entropy, np.arange(n) // 4)
+
+
+def test_a_planted_foreboding_is_found_in_its_layer_and_none_without_it():
+    parts = [planted(400, seed, 4.0) for seed in range(3)]
+    found = predict_disagreement(*parts, 0)
+    assert found["layer"] == 1 and found["auroc"] > 0.95
+    assert 0.55 < found["base_entropy_auroc"] < 0.75 and abs(found["shuffled_auroc"] - 0.5) < 0.15
+    gap = found["auroc"] - found["base_entropy_auroc"]
+    assert found["difference"]["value"] == pytest.approx(gap)
+    assert found["difference"]["ci"][0] > 0
+    nothing = predict_disagreement(*[planted(400, seed, 0.0) for seed in range(3)], 0)
+    assert nothing["ci"][0] < 0.5 < nothing["ci"][1]
+
+
+@pytest.fixture(scope="module")
+def diverged(pair, vocabulary, traces, found):
+    points = read_points(pair, traces, range(3), pair.thinking.n_layers - 1)
+    return divergences(
+        pair,
+        vocabulary,
+        traces,
+        list(range(len(traces))),
+        select(points, [p.differ for p in points]),
+    )
+
+
+def kl(p_logits, q_logits):
+    p, q = (x.double().softmax(-1).numpy() for x in (p_logits, q_logits))
+    return rel_entr(p, q).sum()
+
+
+def test_steered_kl_equals_a_slow_loop(slow, slow_thinking, traces, found, diverged):
+    shifts = torch.randn(20, 32, generator=torch.Generator().manual_seed(0)) * 30
+    after = diverged.steered(LAYER, shifts)
+    assert after.shape == (20, len(diverged.kl))
+    for k in range(0, len(diverged.kl), 3):
+        i, t = int(diverged.trace[k]), int(diverged.place[k])
+        assert found[i].differ[t]
+        tokens = traces[i].tokens[: traces[i].n_prompt + t]
+        thinking = slow_thinking.logits(tokens)[-1]
+        assert diverged.kl[k] == pytest.approx(kl(thinking, slow.logits(tokens)[-1]), rel=1e-2)
+        resid = slow.outputs(tokens, LAYER)[-1]
+        for s in (0, 17):
+            steered = slow.logits(tokens, {LAYER: at_last(resid + shifts[s])})[-1]
+            assert after[s, k] == pytest.approx(kl(thinking, steered), rel=2e-2, abs=1e-2)
+
+
+def test_closed_means_half_of_the_kl():
+    kl = np.array([1.0, 1.0, 0.2])
+    assert closed(kl, np.array([0.5, 0.51, 0.05])).tolist() == [True, False, True]
+
+
+def test_a_direction_that_makes_the_decision_explains_it_and_random_ones_do_not(one_head, diverged):
+    # At the last layer of models with one unembedding, the difference itself closes everything.
+    last = one_head.base.n_layers - 1
+    length = 40.0
+    wide = shifts_of(torch.randn(2, 32, generator=torch.Generator().manual_seed(1)), length)
+    shown = ["deduction"] * len(diverged.kl)
+    found, hit = explain(
+        diverged, Use(last, 1.0), wide, ["a", "b"], ["a", "b"], length, shown, 30, 0
+    )
+    after = diverged.steered(last, wide)
+    expected = (after <= diverged.kl / 2)[:, diverged.high]
+    assert found["directions"] == pytest.approx(expected.any(0).mean())
+    assert found["by_behavior"]["a"]["share"] == pytest.approx(expected[0].mean())
+    assert found["by_behavior"]["a"]["p_value"] > 0.01  # a random direction among random ones
+    assert found["table"]["deduction"]["b"] == pytest.approx(expected[1].mean())
+    assert hit.shape == (2, len(diverged.kl))
+
+
+def test_random_shifts_have_the_length_and_come_again():
+    found = random_shifts(5, 2, 16, 3.0, 7)
+    assert found.shape == (10, 16)
+    torch.testing.assert_close(found.norm(dim=-1), torch.full((10,), 3.0))
+    assert torch.equal(found, random_shifts(5, 2, 16, 3.0, 7))
+
+
+def test_the_use_with_the_largest_excess_is_chosen(diverged):
+    vectors = torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(5))
+    units = [50.0, 90.0, 130.0]
+    scores = {}
+    for layer in range(3):
+        for dose in DOSES:
+            real = shifts_of(vectors[layer], dose * units[layer])
+            random = random_shifts(5, 2, 32, dose * units[layer], 1).reshape(5, 2, 32)
+            shares = [
+                (diverged.steered(layer, one) <= diverged.kl / 2).any(0)[diverged.high].mean()
+                for one in (real, *random)
+            ]
+            scores[layer, dose] = shares[0] - np.mean(shares[1:])
+    found = choose_use(diverged, vectors, units, 0)
+    assert scores[found.layer, found.dose] == pytest.approx(max(scores.values()))
+    assert max(scores.values()) > min(scores.values())
+
+
+def test_the_full_patch_equals_patching_and_parts_lie_along_directions(
+    pair, vocabulary, traces, found, places, splits, groups
+):
+    whole = patch(splits, pair.thinking, pair.base, 1, ("resid_post",))["resid_post"]
+    points = read_points(pair, traces, [LAYER], pair.thinking.n_layers - 1)
+    wanted = {(i, traces[i].n_prompt + t - 1) for i, t in places}
+    masks = [
+        torch.tensor(
+            [
+                [(k, at) in wanted for at in row]
+                for k, row in zip(p.trace.tolist(), p.at.tolist(), strict=True)
+            ]
+        )
+        for p in points
+    ]
+    first = divergences(pair, vocabulary, traces, list(range(len(traces))), select(points, masks))
+    at = list(zip(first.trace.tolist(), first.place.tolist(), strict=True))
+    order = [places.index(p) for p in at]
+    thinking = resid_before(pair.thinking, traces, at)[LAYER]
+    base = resid_before(pair.base, traces, at)[LAYER]
+    names = ["one", "two"]
+    vectors = torch.stack([(thinking - base)[0], torch.randn(32)])
+    said = projected(first, LAYER, thinking, whole.whole[order], vectors, names, 25, 0)
+    assert said["full"]["value"] == pytest.approx(whole.heatmap[LAYER, 0], rel=1e-3, abs=1e-3)
+    everything = projected(
+        first,
+        LAYER,
+        thinking,
+        whole.whole[order],
+        torch.eye(32),
+        [str(i) for i in range(32)],
+        20,
+        0,
+    )
+    # The span of a whole basis is the whole patch, and nothing is left.
+    assert everything["span"]["value"] == pytest.approx(said["full"]["value"], rel=1e-3, abs=1e-3)
+    assert everything["complement"]["value"] == pytest.approx(0, abs=1e-3)
+    assert everything["random"]["mean"] == pytest.approx(said["full"]["value"], rel=1e-2, abs=1e-2)
+
+
+def test_a_planted_change_of_weights_is_described(pair, other_folder, tiny_folder):
+    before, after = (load_model(tiny_folder, name, device="cpu") for name in ("b", "t"))
+    module = "model.layers.1.mlp.down_proj.weight"
+    weight = named_weights(after)[module]
+    rows, columns = torch.randn(weight.shape[0]), torch.zeros(weight.shape[1])
+    columns[:10] = 1.0
+    with torch.no_grad():
+        weight += torch.outer(rows, columns)
+    base = named_weights(before)[module]
+    changed = weight_changes(Pair("p", before, after), {"mlp_out": [0.1, 0.7, 0.2]})
+    by_name = {row["module"]: row for row in changed}
+    one = by_name[module]
+    delta = (weight - base).double()
+    assert one["relative_change"] == pytest.approx(
+        float(delta.norm() / base.double().norm()), rel=1e-4
+    )
+    assert one["stable_rank"] == pytest.approx(1, rel=1e-3)
+    assert one["unchanged"] == pytest.approx(1 - 10 / weight.shape[1], abs=0.01)
+    assert (one["layer"], one["component"], one["restored"]) == (1, "mlp_out", 0.7)
+    others = [row for name, row in by_name.items() if name != module]
+    assert all(row["relative_change"] == 0 and row["stable_rank"] is None for row in others)
+    assert {row["restored"] for row in others if row["component"] == "attn_out"} == {None}

@@ -1,0 +1,176 @@
+"""Token by token: closed forms in float64, a slow loop, ranks by sorting, memory that stays flat."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy
+
+from interp.divergence import tokens
+from interp.divergence.store import load_tokens, save_tokens
+from interp.divergence.tokens import batches, compare, score, unembed
+from interp.divergence.vocabulary import Vocabulary, shared_vocabulary
+from interp.errors import UserError
+
+
+def exact(base, thinking):
+    """Every number of one position from scipy, in float64."""
+    p, q = (np.exp(x.double().numpy() - float(x.double().logsumexp(-1))) for x in (base, thinking))
+    order_p, order_q = np.argsort(-p, kind="stable"), np.argsort(-q, kind="stable")
+    return {
+        "kl_base_thinking": entropy(p, q),
+        "kl_thinking_base": entropy(q, p),
+        "js": jensenshannon(p, q) ** 2,
+        "entropy_base": entropy(p),
+        "entropy_thinking": entropy(q),
+        "base_token": order_p[0],
+        "thinking_token": order_q[0],
+        "rank_in_base": 1 + list(order_p).index(order_q[0]),
+        "rank_in_thinking": 1 + list(order_q).index(order_p[0]),
+        "top_base": order_p[:5],
+        "top_thinking": order_q[:5],
+        "p_base": p[order_p[:5]],
+        "p_thinking": q[order_q[:5]],
+        "p_base_promoted": p[order_q[0]],
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_numbers_equal_closed_forms_whatever_the_type(dtype):
+    generator = torch.Generator().manual_seed(0)
+    # A little noise in the last digits keeps half-precision logits free of ties.
+    base = (torch.randn(20, 999, generator=generator) * 4).to(dtype)
+    thinking = (torch.randn(20, 999, generator=generator) * 4).to(dtype)
+    found = compare(base, thinking)
+    for i in range(20):
+        for name, expected in exact(base[i], thinking[i]).items():
+            got = found[name][i].numpy()
+            if name.startswith("rank") or name.endswith("token") or name.startswith("top"):
+                if dtype == torch.float32:
+                    np.testing.assert_array_equal(got, expected, name)
+            else:
+                np.testing.assert_allclose(got, expected, rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+def test_equal_models_never_part():
+    logits = torch.randn(5, 50) * 10
+    found = compare(logits, logits)
+    for name in ("js", "kl_base_thinking", "kl_thinking_base"):
+        assert float(found[name].abs().max()) < 1e-6
+    assert (found["rank_in_base"] == 1).all() and (found["rank_in_thinking"] == 1).all()
+
+
+def test_scores_equal_a_slow_loop_of_full_forwards(traces, found, slow, slow_thinking):
+    for trace, one in zip(traces, found, strict=True):
+        base, thinking = slow.logits(trace.tokens), slow_thinking.logits(trace.tokens)
+        assert len(one.js) == len(trace.tokens) - trace.n_prompt
+        for t in range(len(one.js)):
+            at = trace.n_prompt + t - 1
+            expected = exact(base[at], thinking[at])
+            for name in ("js", "kl_thinking_base", "entropy_base", "p_base_promoted"):
+                assert getattr(one, name)[t] == pytest.approx(expected[name], rel=1e-2, abs=1e-4)
+            assert one.base_token[t] == expected["base_token"]
+            assert one.thinking_token[t] == expected["thinking_token"]
+
+
+def test_parts_of_any_size_give_the_same(pair, vocabulary, traces, found, monkeypatch):
+    monkeypatch.setattr(tokens, "CHUNK", 3 * vocabulary.size)
+    monkeypatch.setattr(tokens, "N_TOKENS", 64)
+    for one, again in zip(found, score(pair, vocabulary, traces), strict=True):
+        np.testing.assert_allclose(one.js, again.js, rtol=1e-3, atol=1e-5)
+        assert (one.base_token == again.base_token).all()
+
+
+def test_batches_hold_every_row_once_and_keep_to_the_limit(monkeypatch):
+    monkeypatch.setattr(tokens, "N_TOKENS", 100)
+    lengths = [3, 50, 7, 120, 9, 30, 31]
+    found = batches(lengths)
+    assert sorted(i for rows in found for i in rows) == list(range(7))
+    for rows in found:
+        assert len(rows) == 1 or max(lengths[i] for i in rows) * len(rows) <= 100
+
+
+def test_numbers_come_back_from_disk(tmp_path, found):
+    save_tokens(tmp_path / "t.safetensors", found)
+    for one, again in zip(found, load_tokens(tmp_path / "t.safetensors"), strict=True):
+        for name, values in vars(one).items():
+            np.testing.assert_array_equal(values, getattr(again, name))
+
+
+def test_a_soft_cap_is_applied(tiny):
+    states = torch.randn(3, 32) * 50
+    plain = unembed(tiny, states)
+    tiny.bridge.original_model.config.final_logit_softcapping = 2.0
+    try:
+        torch.testing.assert_close(unembed(tiny, states), 2.0 * torch.tanh(plain / 2.0))
+    finally:
+        del tiny.bridge.original_model.config.final_logit_softcapping
+
+
+LARGE = """
+import resource, sys, torch
+from interp.divergence.tokens import score
+from interp.divergence.vocabulary import Vocabulary
+from interp.pairs import Pair
+from interp.types import Trace
+from interp.models import load_model
+from interp.pairs import weights_folder
+
+torch.manual_seed(0)
+base = load_model(weights_folder("countdown-rl") / "base", device="cpu")
+hf = base.bridge.original_model
+hf.lm_head = torch.nn.Linear(160, 150_000, bias=False)
+pair = Pair("large", base, base)
+n = int(sys.argv[1])
+traces = [Trace("p", "m", "", "", tuple([1] + [5 + i % 100 for i in range(511)]), 1, True, True)] * n
+score(pair, Vocabulary(150_000), traces[:1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with torch.no_grad():
+    score(pair, Vocabulary(150_000), traces)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_flat_in_the_number_of_sequences_with_150_000_tokens():
+    grown = []
+    for n in (1, 4):
+        done = subprocess.run(
+            [sys.executable, "-c", LARGE, str(n)], capture_output=True, text=True, check=True
+        )
+        grown.append(float(done.stdout.split()[-1]))
+    # All logits of one model would be 4 x 512 x 150,000 x 4 bytes = 1.2 GB.
+    assert grown[1] - grown[0] < 100
+    assert max(grown) < 400
+
+
+def test_other_models_with_added_tokens_are_compared_on_the_shared_ones(pair, traces, found):
+    # Leaving out tokens that no trace holds changes the distributions as conditioning does.
+    kept = torch.arange(0, pair.base.bridge.cfg.d_vocab)
+    shared = Vocabulary(len(kept) - 10, kept[:-10])
+    for one, part in zip(found, score(pair, shared, traces), strict=True):
+        assert part.top_base.max() < len(kept) - 10
+        assert (part.entropy_base <= one.entropy_base + 3).all()
+
+
+class Words:
+    """A tokenizer's vocabulary, and nothing else of it."""
+
+    def __init__(self, vocab):
+        self.get_vocab = lambda: vocab
+
+
+def test_vocabularies_are_aligned_on_the_common_part_or_refused(tiny):
+    own = tiny.tokenizer.get_vocab()
+    assert shared_vocabulary(tiny, tiny) == Vocabulary(tiny.bridge.cfg.d_vocab)
+    added = replace(tiny, tokenizer=Words({**own, "<think>": len(own)}))
+    found = shared_vocabulary(tiny, added)
+    assert (found.size, found.base_only, found.thinking_only) == (len(own), 0, 1)
+    assert not found.knows([len(own)]) and found.knows([0, 1])
+    shifted = {token: (i + 1) % len(own) for token, i in own.items()}
+    with pytest.raises(UserError, match="share 0 ids"):
+        shared_vocabulary(tiny, replace(tiny, tokenizer=Words(shifted)))
