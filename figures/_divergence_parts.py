@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from figures import theme
-from figures._parts import Number, check_schema, part, safe
+from figures._parts import GRAY, Number, check_schema, note, part, safe
 
 SCHEMA = "whenlens.divergence/1"
 COMPONENTS = {
@@ -16,8 +16,8 @@ COMPONENTS = {
     "attn_out": "attention output",
     "mlp_out": "MLP output",
 }
-GRAY = "#6B6B6B"
-"""Color of words that explain."""
+_TITLE = 58
+"""Pixels that an axis with its title takes below a panel."""
 MISSING = "–"
 """Stands where a number was not measured."""
 _SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"}
@@ -116,9 +116,20 @@ def lay_out(fig: go.Figure, width: int, height: int, bottom: int, top: int = 40)
 
 
 def legend_below(fig: go.Figure, name: str, left: float, **settings: Any) -> None:
-    """Put the legend `name` at the bottom, an entry a line, from `left` in paper coordinates."""
-    place = {"x": left, "y": 0, "yref": "container", "xanchor": "left", "yanchor": "bottom"}
-    fig.update_layout({name: {**place, "orientation": "v", **settings}})
+    """Put the legend `name` below a panel, an entry a line, from `left` in paper coordinates."""
+    layout: Any = fig.layout
+    top = (layout.margin.b - _TITLE) / layout.height
+    place = {"x": left, "y": top, "yref": "container", "xanchor": "left", "yanchor": "top"}
+    fig.update_layout(
+        {name: {**place, "orientation": "v", "font": {"size": 13}, "tracegroupgap": 0, **settings}}
+    )
+
+
+def say_missing(fig: go.Figure, col: int, values: Sequence[Number], row: int = 1) -> None:
+    """Say in a panel that it is empty because none of `values` was measured."""
+    if not measured(values):
+        place = {"x": 0.5, "y": 0.5, "xref": "x domain", "yref": "y domain"}
+        note(fig, "not measured", row=row, col=col, **place)
 
 
 def small(text: str) -> str:

@@ -10,6 +10,8 @@ from figures import theme
 
 SCHEMA = "whenlens.results/1"
 Number = float | int | None
+GRAY = "#6B6B6B"
+"""Color of words that explain."""
 _DENSE = 12
 """Beyond this many points in a panel, markers shrink and error bars lose their caps."""
 
@@ -250,7 +252,7 @@ def ends(bars: Any, values: Sequence[Number] | None) -> list[float]:
 
 def note(fig: go.Figure, text: str, **place: Any) -> None:
     """Add gray words at a place."""
-    fig.add_annotation(text=text, showarrow=False, font={"size": 13, "color": "#6B6B6B"}, **place)
+    fig.add_annotation(text=text, showarrow=False, font={"size": 13, "color": GRAY}, **place)
 
 
 def ink(value: Number, limit: float) -> str:

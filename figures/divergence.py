@@ -16,6 +16,7 @@ from figures._divergence_parts import (
     lay_out,
     legend_below,
     measured,
+    say_missing,
     table,
 )
 from figures._parts import Number, in_order, label, legend_once, nothing, percent
@@ -78,6 +79,8 @@ def divergence_along_trace(results: Mapping[str, Any]) -> go.Figure:
                 col=col,
             )
     legend_once(fig)
+    for col, key in ((1, "js"), (2, "disagreement")):
+        say_missing(fig, col, [one.get(key) for one in rows])
     fig.update_xaxes(title_text="Place in the trace (% of its tokens)", range=[0, 100], dtick=20)
     fig.update_yaxes(rangemode="tozero")
     fig.update_yaxes(title_text=f"Mean {_JS}", col=1)
@@ -115,18 +118,35 @@ def divergence_by_segment(results: Mapping[str, Any]) -> go.Figure:
         column_widths=[0.36, 0.26, 0.38],
         horizontal_spacing=0.09,
         vertical_spacing=0.08,
-        subplot_titles=["By behavior of the segment", "Share of all", "Toward the next segment"],
+        subplot_titles=[
+            "By behavior of the segment",
+            "Share of the whole",
+            "Toward the next segment",
+        ],
     )
     names = in_order(found)
     _behaviors(fig, {name: found[name] for name in names})
     _distances(fig, sorted(near, key=lambda one: one["distance"]))
+    for row, col, key, group in (
+        (1, 2, "js_share", found.values()),
+        (1, 3, "js", near),
+        (2, 3, "disagreement", near),
+    ):
+        say_missing(fig, col, [one.get(key) for one in group], row)
+    dots = [one.get(key) for one in found.values() for key in ("js", "js_at_start")]
+    say_missing(fig, 1, dots)
     rows = {"range": [len(names) - 0.5, -0.5], "tickvals": list(range(len(names)))}
     fig.update_yaxes(**rows, showgrid=False, tickcolor="white", col=1)
     fig.update_yaxes(ticktext=[broken(behavior_label(name), 24) for name in names], col=1)
     fig.update_yaxes(**rows, showgrid=False, showticklabels=False, tickcolor="white", col=2)
     fig.update_xaxes(title_text=_JS, rangemode="tozero", col=1)
-    fig.update_xaxes(title_text="% of divergence", rangemode="tozero", col=2)
-    lay_out(fig, 1080, max(400, 190 + 40 * len(names)), bottom=125)
+    fig.update_xaxes(title_text="Share (%)", rangemode="tozero", col=2)
+    # the middle panel shares the left one's rows and needs no room for their names
+    fig.update_xaxes(domain=[0, 0.3], col=1)
+    fig.update_xaxes(domain=[0.34, 0.57], col=2)
+    titles: list[Any] = list(fig.select_annotations())
+    titles[0].x, titles[1].x = 0.15, 0.455
+    lay_out(fig, 1080, max(400, 190 + 40 * len(names)), bottom=120)
     left, right = fig.layout.xaxis.domain[0], fig.layout.xaxis2.domain[0]  # pyright: ignore
     legend_below(fig, "legend", left)
     legend_below(fig, "legend2", right)
@@ -156,7 +176,7 @@ def _behaviors(fig: go.Figure, found: Mapping[str, Mapping[str, Any]]) -> None:
         col=1,
     )
     for values, symbol, what in (
-        (at_start, "diamond-open", "at the first tokens of segments"),
+        (at_start, "diamond", "mean at the first tokens of segments"),
         (all_over, "circle", "mean over all tokens"),
     ):
         fig.add_trace(
@@ -165,7 +185,12 @@ def _behaviors(fig: go.Figure, found: Mapping[str, Mapping[str, Any]]) -> None:
                 y=rows,
                 text=names,
                 mode="markers",
-                marker={"color": hues, "size": 11, "symbol": symbol, "line": {"width": 2}},
+                marker={
+                    "color": hues if symbol == "circle" else "white",
+                    "size": 11,
+                    "symbol": symbol,
+                    "line": {"width": 2, "color": hues},
+                },
                 name=what,
                 showlegend=False,
                 hovertemplate=f"%{{text}}, {what}: %{{x:.4f}} nats<extra></extra>",
@@ -173,7 +198,9 @@ def _behaviors(fig: go.Figure, found: Mapping[str, Mapping[str, Any]]) -> None:
             row=1,
             col=1,
         )
-        _key(fig, 1, what, "legend", symbol=symbol, line={"width": 2})
+        edge = {"width": 2, "color": theme.UNKNOWN}
+        inside = theme.UNKNOWN if symbol == "circle" else "white"
+        _key(fig, 1, what, "legend", symbol=symbol, line=edge, color=inside)
     shares = [percent(one.get("js_share")) for one in found.values()]
     total = sum(measured([one.get("tokens") for one in found.values()]))
     of_tokens = [

@@ -16,6 +16,7 @@ from figures._divergence_parts import (
     legend_below,
     measured,
     number,
+    say_missing,
     small,
     table,
 )
@@ -32,8 +33,8 @@ from figures._parts import (
     percents,
 )
 
-_CELL = 74
-"""Pixels of a column of the heatmap."""
+_CELL, _NARROW = 90, 73
+"""Pixels of a column of the heatmap, and of one where they are many."""
 _DOTS = 330
 """Pixels of the panel with dots."""
 
@@ -64,7 +65,8 @@ def explained_divergences(results: Mapping[str, Any]) -> go.Figure:
         return nothing("No explained divergence was measured.")
     segments = in_order(cells)
     columns = in_order(dict.fromkeys([*names, *(d for one in cells.values() for d in one)]))
-    width = _DOTS + _CELL * max(3, len(columns))
+    cell = _CELL if len(columns) <= 5 else _NARROW
+    width = _DOTS + cell * max(3, len(columns))
     gap = 190
     fig = make_subplots(
         rows=1,
@@ -76,9 +78,11 @@ def explained_divergences(results: Mapping[str, Any]) -> go.Figure:
             "By segment and direction" + small("one direction at a time"),
         ],
     )
+    say_missing(fig, 1, shares)
+    say_missing(fig, 2, [v for one in cells.values() for v in one.values()])
     _dots(fig, names, rows)
     _cells(fig, segments, columns, cells)
-    several = f"all {len(explained['deployed'])} deployed" if explained.get("deployed") else "all"
+    several = f"All {len(explained['deployed'])} deployed" if explained.get("deployed") else "All"
     fig.update_yaxes(
         tickvals=list(range(len(rows))),
         ticktext=[f"<b>{several}</b>", *(broken(behavior_label(name), 24) for name in names)],
@@ -204,9 +208,9 @@ def _cells(
     fig.update_xaxes(
         title_text="Direction added",
         tickvals=x,
-        ticktext=[broken(behavior_label(name), 11, 3) for name in columns],
+        ticktext=[broken(behavior_label(name), 12, 3) for name in columns],
         tickangle=0,
-        tickfont={"size": 12},
+        tickfont={"size": 11},
         range=[-0.53, len(columns) - 0.47],
         col=2,
         **bare,
@@ -224,4 +228,10 @@ def _cells(
 def _setting(explained: Mapping[str, Any]) -> str:
     """How many divergences, and how the directions are added."""
     count, layer, dose = (explained.get(key) for key in ("n", "layer", "dose"))
-    return f"n = {number(count)} disagreements, layer {number(layer)}, dose {number(dose, '.3g')}"
+    words = (
+        f"{number(count)} disagreements",
+        f"layer {number(layer)}",
+        f"dose {number(dose, '.3g')}",
+    )
+    known = zip(words, (count, layer, dose), strict=True)
+    return ", ".join(text for text, value in known if value is not None) or "one by one"

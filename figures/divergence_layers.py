@@ -14,6 +14,7 @@ from figures._divergence_parts import (
     legend_below,
     measured,
     number,
+    say_missing,
     small,
     table,
 )
@@ -72,24 +73,28 @@ def layer_curves(results: Mapping[str, Any]) -> go.Figure:
         count = counts.get(name)
         words = _PLACES[name] + ("" if count is None else f" (n = {number(count)})")
         _add(fig, 1, rows, "kl", "ci", theme.PLACE_COLORS[name], words, ".3f", "legend")
-    _add(fig, 2, probe, "auroc", "ci", theme.INK, "probe of the base's layer", ".3f", "legend2")
+    _add(
+        fig, 2, probe, "auroc", "ci", theme.INK, "probe of the base's activations", ".3f", "legend2"
+    )
     layers = [one["layer"] for rows in (*lens.values(), probe) for one in rows]
     axis = layer_axis(layers)
     chosen = predict.get("layer")
     height = next((one.get("auroc") for one in probe if one["layer"] == chosen), None)
     if height is not None:
-        fig.add_trace(ring(chosen, height, "layer chosen on select"), row=1, col=2)
-        fig.update_traces(selector={"legendgroup": "chosen"}, legend="legend2", showlegend=True)
+        circle = ring(chosen, height, "layer chosen on select")
+        fig.add_trace(circle.update(legend="legend2", showlegend=True), row=1, col=2)
     for key, words, hue, dash in (
         ("base_entropy_auroc", "the base's entropy", theme.PLACE_COLORS["first"], "dash"),
         ("shuffled_auroc", "probe of shuffled labels", theme.UNKNOWN, "dot"),
     ):
         _level(fig, predict.get(key), axis["range"], words, hue, dash)
     interval = predict.get("base_entropy_ci")
-    if interval and None not in interval:
+    if interval and None not in interval and predict.get("base_entropy_auroc") is not None:
         _band(fig, interval)
     fig.update_xaxes(title_text="Layer", **axis)
     keys = [row for rows in lens.values() for row in rows]
+    say_missing(fig, 1, [one.get("kl") for one in keys])
+    say_missing(fig, 2, [one.get("auroc") for one in probe])
     fig.update_yaxes(
         title_text="KL (nats, 95% CI)", range=shared_range(keys, ("kl", "ci"), (0.0,)), col=1
     )
@@ -99,7 +104,7 @@ def layer_curves(results: Mapping[str, Any]) -> go.Figure:
         range=shared_range([*probe, predict], levels, (0.5,)),
         col=2,
     )
-    lay_out(fig, 900, 470, bottom=140, top=60)
+    lay_out(fig, 900, 470, bottom=155, top=60)
     legend_below(fig, "legend", 0)
     legend_below(fig, "legend2", fig.layout.xaxis2.domain[0])  # pyright: ignore
     return fig
@@ -139,14 +144,9 @@ def patching_factorial(results: Mapping[str, Any]) -> go.Figure:
     words = "upstream effect in the base's late stack"
     _add(fig, 2, shares, "portable", "ci", theme.INK, words, ".1f", "legend2")
     axis = layer_axis([one["layer"] for one in rows])
-    for col, height in ((1, 0), (2, 0), (2, 100)):
-        fig.add_hline(
-            y=height,
-            line={"width": 1, "color": theme.INK, "dash": "dot" if height else "solid"},
-            layer="below",
-            row=1,  # pyright: ignore[reportArgumentType]
-            col=col,  # pyright: ignore[reportArgumentType]
-        )
+    say_missing(fig, 1, [one.get(name) for one in rows for name in _EFFECTS])
+    say_missing(fig, 2, [one["portable"] for one in shares])
+    fig.update_yaxes(zeroline=True, zerolinewidth=1, zerolinecolor=theme.INK)
     fig.update_xaxes(title_text="Layer at which the models are joined", **axis)
     effects = [*_EFFECTS, *(f"{name}_ci" for name in _EFFECTS)]
     fig.update_yaxes(title_text="Effect (logits)", range=shared_range(rows, effects, (0,)), col=1)
@@ -155,7 +155,7 @@ def patching_factorial(results: Mapping[str, Any]) -> go.Figure:
         range=shared_range(shares, ("portable", "ci"), (0, 100)),
         col=2,
     )
-    lay_out(fig, 900, 450, bottom=125)
+    lay_out(fig, 900, 450, bottom=150)
     legend_below(fig, "legend", 0)
     legend_below(fig, "legend2", fig.layout.xaxis2.domain[0])  # pyright: ignore
     if count is not None:

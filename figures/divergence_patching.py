@@ -45,13 +45,15 @@ def patching_heatmap(results: Mapping[str, Any]) -> go.Figure:
     n_layers = max(len(rows) for rows in panels.values())
     if not measured([v for rows in panels.values() for row in rows for v in row]):
         return nothing("No patch was measured.")
+    with_text = n_layers <= _MOST_ROWS and len(order) <= _MOST_COLUMNS
+    height = 170 + 2 * max(130, n_layers * (24 if with_text else 10))
     fig = make_subplots(
         rows=len(_DIRECTIONS),
         cols=len(COMPONENTS),
         shared_xaxes="all",  # pyright: ignore[reportArgumentType]
         shared_yaxes="all",  # pyright: ignore[reportArgumentType]
-        horizontal_spacing=0.03,
-        vertical_spacing=0.09,
+        horizontal_spacing=0.035,
+        vertical_spacing=40 / height,
         subplot_titles=[
             f"{words[:1].upper()}{words[1:]}, {way}"
             for way in _DIRECTIONS.values()
@@ -59,7 +61,6 @@ def patching_heatmap(results: Mapping[str, Any]) -> go.Figure:
         ],
     )
     places, layers = list(range(len(order))), list(range(n_layers))
-    with_text = n_layers <= _MOST_ROWS and len(order) <= _MOST_COLUMNS
     for (direction, component), rows in panels.items():
         row = list(_DIRECTIONS).index(direction) + 1
         col = list(COMPONENTS).index(component) + 1
@@ -119,10 +120,11 @@ def patching_heatmap(results: Mapping[str, Any]) -> go.Figure:
     fig.update_yaxes(title_text="Layer", col=1)
     lay_out(
         fig,
-        width=max(900, 200 + 3 * 44 * min(len(order), _MOST_COLUMNS)),
-        height=170 + 2 * max(130, n_layers * (24 if with_text else 10)),
+        width=max(940, 200 + 3 * 44 * min(len(order), _MOST_COLUMNS)),
+        height=height,
         bottom=70,
     )
+    fig.update_annotations(font_size=13)
     title = "Restored share" + ("" if count is None else f" (mean of {number(count)})")
     ticks = [-_LIMIT, -1, -0.5, 0, 0.5, 1, _LIMIT]
     names = [f"≤ −{_LIMIT}", "−1", "−0.5", "0, clean", "0.5", "1, source", f"≥ {_LIMIT}"]

@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from figures import theme
-from figures._divergence_parts import GRAY, check, entries, lay_out, measured, number, visible
-from figures._parts import nothing
+from figures._divergence_parts import MISSING, check, entries, lay_out, measured, number, visible
+from figures._parts import GRAY, nothing
 
 _LONGEST = 18
 """Characters of a token that are shown; the mouse shows all."""
@@ -47,8 +47,8 @@ def promoted_tokens(results: Mapping[str, Any]) -> go.Figure:
             go.Scatter(
                 x=[x] * len(rows),
                 y=rows,
-                text=["–" if text is None else visible(text, _LONGEST) for text in texts],
-                hovertext=["–" if text is None else visible(text) for text in texts],
+                text=[MISSING if text is None else visible(text, _LONGEST) for text in texts],
+                hovertext=[MISSING if text is None else visible(text) for text in texts],
                 mode="text",
                 textposition=position,
                 textfont={**mono, "color": GRAY if key == "base_token" else theme.INK},
@@ -82,12 +82,23 @@ def promoted_tokens(results: Mapping[str, Any]) -> go.Figure:
             orientation="h",
             width=0.7,
             marker={"color": theme.SOURCE_COLORS["hybrid"]},
-            text=[number(count) for count in counts],
-            textposition="outside",
-            cliponaxis=False,
             name="count",
             showlegend=False,
             hovertemplate="%{x} disagreements<extra></extra>",
+        ),
+        row=1,
+        col=2,
+    )
+    fig.add_trace(
+        go.Scatter(
+            x=[(count or 0) + 0.02 * most for count in counts],
+            y=rows,
+            text=[number(count) for count in counts],
+            mode="text",
+            textposition="middle right",
+            hoverinfo="skip",
+            name="count in words",
+            showlegend=False,
         ),
         row=1,
         col=2,

@@ -1,5 +1,6 @@
 """How far training moved each weight matrix, beside what its component restores."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,15 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from figures import theme
-from figures._divergence_parts import COMPONENTS, check, entries, lay_out, measured, number, visible
+from figures._divergence_parts import (
+    COMPONENTS,
+    check,
+    entries,
+    lay_out,
+    measured,
+    number,
+    visible,
+)
 from figures._parts import layer_axis, legend_once, nothing, percent, wide_range
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
@@ -48,6 +57,7 @@ def weight_changes(results: Mapping[str, Any]) -> go.Figure:
         _points(fig, [one for one in rows if _kind(one) == kind], kind, _SYMBOLS[i % 8], strip)
     legend_once(fig)
     x_range = wide_range([0.0, *(percent(one.get("relative_change")) for one in rows)])
+    x_range[1] *= 1.04  # room for the name of the outermost layer
     y_range = wide_range([0.0, *(one.get("restored") for one in rows)], 0.1)
     margin = {"t": 40, "b": 85 + 21 * -(-len(kinds) // 4)}
     across = 0.9 * _LEFT * (_WIDTH - 100) / (x_range[1] - x_range[0])
@@ -56,8 +66,8 @@ def weight_changes(results: Mapping[str, Any]) -> go.Figure:
     if strip:
         _name_strip(fig, rows, across)
         fig.update_xaxes(range=x_range, showticklabels=False, row=1, col=1)
-        fig.update_yaxes(showgrid=False, tickvals=[], range=[-1, 1], row=2, col=1)
-        fig.update_yaxes(title_text="None", row=2, col=1)
+        words = {"tickvals": [0], "ticktext": ["not<br>patched"]}
+        fig.update_yaxes(showgrid=False, range=[-1, 1], row=2, col=1, **words)
     fig.update_xaxes(
         range=x_range,
         title_text="Relative change of the weights (%)",
@@ -65,16 +75,10 @@ def weight_changes(results: Mapping[str, Any]) -> go.Figure:
         col=1,
     )
     fig.update_yaxes(title_text="Restored share", range=y_range, row=1, col=1)
-    fig.add_hline(
-        y=0,
-        line={"width": 1, "color": theme.INK},
-        layer="below",
-        row=1,  # pyright: ignore[reportArgumentType]
-        col=1,  # pyright: ignore[reportArgumentType]
-    )
+    fig.update_yaxes(zeroline=True, zerolinewidth=1, zerolinecolor=theme.INK, row=1, col=1)
     layers = [one["layer"] for one in rows if one.get("layer") is not None]
     fig.update_xaxes(title_text="Layer", **layer_axis(layers), col=2)
-    fig.update_yaxes(title_text="Stable rank (log scale)", type="log", dtick="D1", col=2)
+    fig.update_yaxes(title_text="Stable rank (log scale)", type="log", **_log_ticks(rows), col=2)
     lay_out(fig, _WIDTH, _HEIGHT, margin["b"])
     return fig
 
@@ -106,7 +110,8 @@ def _points(
         (layered, "layer", [one.get("stable_rank") or None for one in layered], 1, 2),
     ]
     if strip:
-        panels.insert(1, (rest, "relative_change", [0] * len(rest), 2, 1))
+        known = [None if one.get("relative_change") is None else 0 for one in rest]
+        panels.insert(1, (rest, "relative_change", known, 2, 1))
     for members, x, y, row, col in panels:
         if members:
             across = [one.get(x) for one in members]
@@ -182,26 +187,37 @@ def _name_layers(fig: go.Figure, rows: Sequence[Row], across: float, down: float
 
 
 def _name_strip(fig: go.Figure, rows: Sequence[Row], across: float) -> None:
-    """Names of the matrices that belong to no layer, where they do not touch."""
-    free = float("-inf")
-    found = [
-        (percent(one["relative_change"]), visible(str(one.get("module")), 14))
+    """Names of the matrices that belong to no layer, one text for those that would touch."""
+    found = sorted(
+        (one["relative_change"] * 100, visible(str(one.get("module")), 14))
         for one in rows
         if one.get("restored") is None
         and one.get("layer") is None
         and one.get("relative_change") is not None
-    ]
-    for x, name in sorted(found):
-        if x is not None and x * across > free:
-            free = x * across + 8 * len(name) + 14
-            fig.add_annotation(
-                text=name,
-                x=x,
-                y=0,
-                xanchor="left",
-                xshift=6,
-                yanchor="middle",
-                showarrow=False,
-                row=2,
-                col=1,
-            )
+    )
+    groups: list[tuple[float, str]] = []
+    for x, name in found:
+        if groups and x * across < groups[-1][0] * across + 8 * len(groups[-1][1]) + 20:
+            groups[-1] = (x, f"{groups[-1][1]}, {name}")
+        else:
+            groups.append((x, name))
+    for x, names in groups:
+        fig.add_annotation(
+            text=names,
+            x=x,
+            y=0,
+            xanchor="left",
+            xshift=6,
+            yanchor="middle",
+            showarrow=False,
+            row=2,
+            col=1,
+        )
+
+
+def _log_ticks(rows: Sequence[Row]) -> dict[str, Any]:
+    """Ticks at 1, 2 and 5 of every power of ten in the range of the stable ranks."""
+    ranks = [rank for one in rows if (rank := one.get("stable_rank"))] or [1.0]
+    powers = range(math.floor(math.log10(min(ranks))), math.ceil(math.log10(max(ranks))) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    return {"tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}

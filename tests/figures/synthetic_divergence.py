@@ -85,7 +85,7 @@ def _promoted(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
             "count": 420 // (i + 1),
             "js": round(0.41 - 0.011 * i, 4),
             "median_rank": 2.0 + 0.5 * (i % 4),
-            "probability_base": round(0.21 - 0.013 * i, 4),
+            "probability_base": round(0.21 * 0.93**i, 4),
             "probability_thinking": round(0.88 - 0.02 * i, 4),
         }
         for i, (token, base) in enumerate(pairs)
@@ -167,8 +167,8 @@ def _explained(names: list[str], deployed: list[str], n_layers: int) -> dict[str
         "deployed": deployed,
         "by_behavior": {
             name: {
-                "share": round(0.28 - 0.07 * i, 4),
-                "ci": _near(0.28 - 0.07 * i, 0.02),
+                "share": round(0.28 * 0.75**i, 4),
+                "ci": _near(0.28 * 0.75**i, 0.01),
                 "random": 0.05,
                 "random_q95": round(0.08 + 0.005 * i, 4),
                 "p_value": 0.0099 if i < 2 else 0.21,
@@ -178,7 +178,7 @@ def _explained(names: list[str], deployed: list[str], n_layers: int) -> dict[str
         },
         "table": {
             name: {
-                other: round(0.5 / (1 + abs(i - j)) - 0.03 * j, 4)
+                other: round(0.5 / (1 + abs(i - j)) * 0.93**j, 4)
                 for j, other in enumerate(deployed)
             }
             for i, name in enumerate(names)
