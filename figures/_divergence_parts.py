@@ -42,7 +42,9 @@ def by_layer(found: Mapping[str, Any], *keys: str) -> list[Mapping[str, Any]]:
 
 def by_behavior(found: Mapping[str, Any], *keys: str) -> dict[str, Mapping[str, Any]]:
     """The objects by behavior at a path of keys; an empty one for a behavior that has null."""
-    return {name: one or {} for name, one in table(found, *keys).items()}
+    return {
+        name: one if isinstance(one, Mapping) else {} for name, one in table(found, *keys).items()
+    }
 
 
 def table(found: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
@@ -51,7 +53,7 @@ def table(found: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def measured(values: Sequence[Number]) -> list[float]:
+def measured(values: Sequence[Number]) -> list[float | int]:
     """The numbers that are not null."""
     return [value for value in values if value is not None]
 
@@ -115,7 +117,7 @@ def lay_out(fig: go.Figure, width: int, height: int, bottom: int, top: int = 40)
     fig.update_annotations(font_size=14)
 
 
-def legend_below(fig: go.Figure, name: str, left: float, **settings: Any) -> None:
+def legend_below(fig: go.Figure, name: str, left: float | int, **settings: Any) -> None:
     """Put the legend `name` below a panel, an entry a line, from `left` in paper coordinates."""
     layout: Any = fig.layout
     top = (layout.margin.b - _TITLE) / layout.height

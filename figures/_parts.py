@@ -255,7 +255,7 @@ def note(fig: go.Figure, text: str, **place: Any) -> None:
     fig.add_annotation(text=text, showarrow=False, font={"size": 13, "color": GRAY}, **place)
 
 
-def ink(value: Number, limit: float) -> str:
+def ink(value: Number, limit: float | int) -> str:
     """Color of the text in a heatmap's cell: dark on pale cells, white on strong ones."""
     return "white" if value is not None and abs(value) > 0.55 * limit else theme.INK
 

@@ -128,11 +128,12 @@ def divergence_by_segment(results: Mapping[str, Any]) -> go.Figure:
     _behaviors(fig, {name: found[name] for name in names})
     _distances(fig, sorted(near, key=lambda one: one["distance"]))
     for row, col, key, group in (
-        (1, 2, "js_share", found.values()),
         (1, 3, "js", near),
         (2, 3, "disagreement", near),
     ):
         say_missing(fig, col, [one.get(key) for one in group], row)
+    shares = [one.get(key) for one in found.values() for key in ("js_share", "tokens")]
+    say_missing(fig, 2, shares)
     dots = [one.get(key) for one in found.values() for key in ("js", "js_at_start")]
     say_missing(fig, 1, dots)
     rows = {"range": [len(names) - 0.5, -0.5], "tickvals": list(range(len(names)))}

@@ -33,7 +33,7 @@ from figures._parts import (
     percents,
 )
 
-_CELL, _NARROW = 90, 73
+_CELL, _NARROW = 90, 78
 """Pixels of a column of the heatmap, and of one where they are many."""
 _DOTS = 330
 """Pixels of the panel with dots."""

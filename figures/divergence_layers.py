@@ -149,10 +149,10 @@ def patching_factorial(results: Mapping[str, Any]) -> go.Figure:
     fig.update_yaxes(zeroline=True, zerolinewidth=1, zerolinecolor=theme.INK)
     fig.update_xaxes(title_text="Layer at which the models are joined", **axis)
     effects = [*_EFFECTS, *(f"{name}_ci" for name in _EFFECTS)]
-    fig.update_yaxes(title_text="Effect (logits)", range=shared_range(rows, effects, (0,)), col=1)
+    fig.update_yaxes(title_text="Effect (logits)", range=shared_range(rows, effects, (0.0,)), col=1)
     fig.update_yaxes(
         title_text="Portable share<br>(% of the whole, 95% CI)",
-        range=shared_range(shares, ("portable", "ci"), (0, 100)),
+        range=shared_range(shares, ("portable", "ci"), (0.0, 100.0)),
         col=2,
     )
     lay_out(fig, 900, 450, bottom=150)
@@ -179,6 +179,8 @@ def _add(
     """A curve over layers in a panel, named in a legend where it has a number."""
     line = curve(rows, "layer", key, ci, "", spec)
     line.update(line_color=hue, marker_color=hue, error_y_color=hue, name=safe(words))
+    if not any(one.get(ci) for one in rows):
+        line.hovertemplate = f"layer %{{x}}: %{{y:{spec}}}"
     line.update(legend=legend, showlegend=bool(measured([one.get(key) for one in rows])))
     fig.add_trace(line, row=1, col=col)
 
@@ -203,7 +205,7 @@ def _level(
         )
 
 
-def _band(fig: go.Figure, interval: Sequence[float]) -> None:
+def _band(fig: go.Figure, interval: Sequence[Number]) -> None:
     """The interval of the entropy's AUROC, behind everything."""
     fig.add_hrect(
         y0=interval[0],

@@ -8,13 +8,13 @@ from plotly.subplots import make_subplots
 
 from figures import theme
 from figures._divergence_parts import MISSING, check, entries, lay_out, measured, number, visible
-from figures._parts import GRAY, nothing
+from figures._parts import GRAY, Number, nothing, safe
 
 _LONGEST = 18
 """Characters of a token that are shown; the mouse shows all."""
 _COLUMNS = (
     ("js", "Mean JS<br>(nats)", ".3f"),
-    ("median_rank", "Median rank<br>in base", ",.3g"),
+    ("median_rank", "Median rank<br>in base", ",.1f"),
     ("probability_base", "Probability,<br>base", ".3f"),
     ("probability_thinking", "Probability,<br>thinking", ".3f"),
 )
@@ -111,7 +111,7 @@ def promoted_tokens(results: Mapping[str, Any]) -> go.Figure:
             go.Scatter(
                 x=[i] * len(rows),
                 y=rows,
-                text=[number(one.get(key), spec) for one in found],
+                text=[_value(one.get(key), spec) for one in found],
                 mode="text",
                 hoverinfo="skip",
                 name=key,
@@ -153,3 +153,10 @@ def promoted_tokens(results: Mapping[str, Any]) -> go.Figure:
     lay_out(fig, 960, 85 + 25 * len(rows), bottom=20, top=60)
     fig.update_layout(margin={"l": 20})
     return fig
+
+
+def _value(value: Number, spec: str) -> str:
+    """A number of a column; one that is not 0 but would be rounded to it keeps its size."""
+    if spec == ".3f" and value and 0 < value < 0.0005:
+        return safe("<0.001")
+    return number(value, spec)

@@ -207,7 +207,7 @@ def _name_strip(fig: go.Figure, rows: Sequence[Row], across: float) -> None:
             x=x,
             y=0,
             xanchor="left",
-            xshift=6,
+            xshift=9,
             yanchor="middle",
             showarrow=False,
             row=2,
