@@ -71,7 +71,7 @@ def divergence_along_trace(results: Mapping[str, Any]) -> go.Figure:
                     line={"color": hue, "width": 2},
                     marker={"color": hue, "size": 8, "symbol": _SYMBOLS.get(name, "cross")},
                     name=f"{label(name)} traces",
-                    legendgroup=name,
+                    legendgroup=label(name),
                     showlegend=False,
                     hovertemplate=f"{hover} at %{{x:.0f}}% of the trace (%{{customdata}} tokens)",
                 ),
