@@ -87,8 +87,14 @@ def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 READS = {
-    "divergence_along_trace": [("sources",)],
-    "divergence_by_segment": [("sources", "thinking")],
+    "divergence_along_trace": [
+        ("sources", "thinking", "by_position"),
+        ("sources", "hybrid", "by_position"),
+    ],
+    "divergence_by_segment": [
+        ("sources", "thinking", "by_behavior"),
+        ("sources", "thinking", "by_distance"),
+    ],
     "promoted_tokens": [("promoted",)],
     "layer_curves": [("layers",), ("predict_disagreement",)],
     "patching_heatmap": [("patching", "heatmap"), ("patching", "offsets"), ("patching", "at_last")],
