@@ -1,13 +1,12 @@
-"""What the figures of a hybrid run share: reading its dict, percentages, escaped text."""
+"""What the figures of a hybrid run share: its arms in order, and lines at the two models."""
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
 from figures import theme
-from figures._parts import Number, part
+from figures._parts import Number, check_schema, note, part, percent
 
 SCHEMA = "whenlens.hybrid/1"
 KINDS = tuple(theme.KIND_COLORS)
@@ -36,12 +35,7 @@ AXIS = {
 
 def check(results: Mapping[str, Any]) -> None:
     """Raise ValueError when `results` is no dict of the schema that the figures read."""
-    schema = results.get("schema")
-    if schema != SCHEMA:
-        raise ValueError(
-            f"These results have schema {schema!r}, expected {SCHEMA!r}: "
-            "pass the dict read from the hybrid.json of a run."
-        )
+    check_schema(results, SCHEMA, "hybrid.json")
 
 
 def kind_of(name: str, arm: Mapping[str, Any]) -> str:
@@ -75,55 +69,12 @@ def references(results: Mapping[str, Any]) -> dict[str, Number]:
     }
 
 
-def percent(share: Number) -> Number:
-    """A share in percent."""
-    return None if share is None else share * 100
-
-
-def percents(interval: Sequence[Number] | None) -> list[Number]:
-    """Both ends of an interval of shares, in percent."""
-    low, high = interval or (None, None)
-    return [percent(low), percent(high)]
-
-
-def safe(text: str) -> str:
-    """Text from the dict as plotly shows it: its tags (<b>, <a href>) are text, not markup."""
-    return html.escape(text, quote=False)
-
-
-def label(name: str) -> str:
-    """Display label of an arm, a factor or a behavior, escaped."""
-    return safe(theme.label(name))
-
-
-def wide_range(values: Sequence[Number], margin: float = 0.06) -> list[float]:
-    """Axis range that holds every number given, with a margin on both sides."""
-    found = [value for value in values if value is not None] or [0.0, 1.0]
-    low, high = min(found), max(found)
-    room = margin * ((high - low) or 1.0)
-    return [low - room, high + room]
-
-
 def by_kind(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """Names of the arms of each kind; the order of `theme.KIND_COLORS`, then unknown kinds."""
     found: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for name, arm in arms.items():
         found.setdefault(kind_of(name, arm), []).append(name)
     return {kind: names for kind, names in found.items() if names}
-
-
-def ends(bars: Any, values: Sequence[Number] | None) -> list[float]:
-    """Where error bars end."""
-    found = []
-    for sign, lengths in ((1, bars.array), (-1, bars.arrayminus)):
-        pairs = zip(values or (), lengths if lengths is not None else (), strict=False)
-        found += [v + sign * n for v, n in pairs if v is not None and n is not None]
-    return found
-
-
-def note(fig: go.Figure, text: str, **place: Any) -> None:
-    """Add gray words at a place."""
-    fig.add_annotation(text=text, showarrow=False, font={"size": 13, "color": "#6B6B6B"}, **place)
 
 
 def reference_lines(

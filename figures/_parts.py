@@ -1,6 +1,7 @@
 """What the figures share: reading the results dict, and the marks drawn from it."""
 
-from collections.abc import Collection, Mapping, Sequence
+import html
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -9,6 +10,8 @@ from figures import theme
 
 SCHEMA = "whenlens.results/1"
 Number = float | int | None
+GRAY = "#6B6B6B"
+"""Color of words that explain."""
 _DENSE = 12
 """Beyond this many points in a panel, markers shrink and error bars lose their caps."""
 
@@ -25,9 +28,24 @@ def behavior_names(results: Mapping[str, Any]) -> list[str]:
             f"These results have schema {schema!r}, expected {SCHEMA!r} with a 'behaviors' entry: "
             "pass the dict read from the results.json of a run."
         )
-    given = list(results["behaviors"])
+    return in_order(results["behaviors"])
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Behaviors in the taxonomy's order, then any others as they stand."""
+    given = list(names)
     known = [name for name in theme.BEHAVIOR_COLORS if name in given]
     return known + [name for name in given if name not in known]
+
+
+def check_schema(results: Mapping[str, Any], expected: str, file: str) -> None:
+    """Raise ValueError when `results` is no dict of the schema that is expected of `file`."""
+    schema = results.get("schema")
+    if schema != expected:
+        raise ValueError(
+            f"These results have schema {schema!r}, expected {expected!r}: "
+            f"pass the dict read from the {file} of a run."
+        )
 
 
 def part(entry: Mapping[str, Any] | None, *keys: str) -> Any:
@@ -192,3 +210,70 @@ def nothing(message: str) -> go.Figure:
     fig.update_yaxes(visible=False)
     fig.add_annotation(text=message, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     return fig
+
+
+def percent(share: Number) -> Number:
+    """A share in percent."""
+    return None if share is None else share * 100
+
+
+def percents(interval: Sequence[Number] | None) -> list[Number]:
+    """Both ends of an interval of shares, in percent."""
+    low, high = interval or (None, None)
+    return [percent(low), percent(high)]
+
+
+def safe(text: str) -> str:
+    """Text from the dict as plotly shows it: its tags (<b>, <a href>) are text, not markup."""
+    return html.escape(text, quote=False)
+
+
+def label(name: str) -> str:
+    """Display label of an arm, a factor or a behavior, escaped."""
+    return safe(theme.label(name))
+
+
+def wide_range(values: Sequence[Number], margin: float = 0.06) -> list[float]:
+    """Axis range that holds every number given, with a margin on both sides."""
+    found = [value for value in values if value is not None] or [0.0, 1.0]
+    low, high = min(found), max(found)
+    room = margin * ((high - low) or 1.0)
+    return [low - room, high + room]
+
+
+def ends(bars: Any, values: Sequence[Number] | None) -> list[float]:
+    """Where error bars end."""
+    found = []
+    for sign, lengths in ((1, bars.array), (-1, bars.arrayminus)):
+        pairs = zip(values or (), lengths if lengths is not None else (), strict=False)
+        found += [v + sign * n for v, n in pairs if v is not None and n is not None]
+    return found
+
+
+def note(fig: go.Figure, text: str, **place: Any) -> None:
+    """Add gray words at a place."""
+    fig.add_annotation(text=text, showarrow=False, font={"size": 13, "color": GRAY}, **place)
+
+
+def ink(value: Number, limit: float | int) -> str:
+    """Color of the text in a heatmap's cell: dark on pale cells, white on strong ones."""
+    return "white" if value is not None and abs(value) > 0.55 * limit else theme.INK
+
+
+def cell_text(
+    x: Sequence[Any],
+    y: Sequence[Any],
+    texts: Sequence[Sequence[str]],
+    inks: Sequence[Sequence[str]],
+    size: int = 14,
+) -> go.Scatter:
+    """Text of a heatmap's cells, each in its own color; `texts` and `inks` are by row, by column."""
+    return go.Scatter(
+        x=[at for _ in y for at in x],
+        y=[at for at in y for _ in x],
+        text=[text for row in texts for text in row],
+        mode="text",
+        textfont={"size": size, "color": [color for row in inks for color in row]},
+        hoverinfo="skip",
+        showlegend=False,
+    )

@@ -5,8 +5,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from figures import _hybrid_parts, _parts
+from figures import _divergence_parts, _hybrid_parts, _parts
 from figures.cosine import model_cosine
+from figures.divergence import divergence_along_trace, divergence_by_segment
+from figures.divergence_explained import explained_divergences
+from figures.divergence_layers import layer_curves, patching_factorial
+from figures.divergence_patching import patching_heatmap
+from figures.divergence_tokens import promoted_tokens
+from figures.divergence_weights import weight_changes
 from figures.dose import dose_response
 from figures.effects import causal_effects
 from figures.frequency import behavior_frequency
@@ -37,7 +43,23 @@ HYBRID_FIGURES: Catalog = {
 }
 """Every figure of a hybrid run by name, in the order in which a report shows them."""
 
-_BY_SCHEMA = {_parts.SCHEMA: FIGURES, _hybrid_parts.SCHEMA: HYBRID_FIGURES}
+DIVERGENCE_FIGURES: Catalog = {
+    "divergence_along_trace": divergence_along_trace,
+    "divergence_by_segment": divergence_by_segment,
+    "promoted_tokens": promoted_tokens,
+    "layer_curves": layer_curves,
+    "patching_heatmap": patching_heatmap,
+    "patching_factorial": patching_factorial,
+    "explained_divergences": explained_divergences,
+    "weight_changes": weight_changes,
+}
+"""Every figure of a divergence by name, in the order in which a report shows them."""
+
+_BY_SCHEMA = {
+    _parts.SCHEMA: FIGURES,
+    _hybrid_parts.SCHEMA: HYBRID_FIGURES,
+    _divergence_parts.SCHEMA: DIVERGENCE_FIGURES,
+}
 
 
 def figures_of(results: Mapping[str, Any]) -> Catalog:
@@ -51,6 +73,6 @@ def figures_of(results: Mapping[str, Any]) -> Catalog:
         known = " or ".join(repr(name) for name in _BY_SCHEMA)
         raise ValueError(
             f"These results have schema {schema!r}, expected {known}: pass the dict read from the "
-            "results.json or hybrid.json of a run."
+            "results.json, hybrid.json or divergence.json of a run."
         )
     return _BY_SCHEMA[schema]

@@ -22,7 +22,7 @@ def export(
 ) -> list[Path]:
     """Write every figure of `results` to `folder/<figure name>.<format>`.
 
-    The schema of `results` chooses the figures: those of a main job or of a hybrid run.
+    The schema of `results` chooses the figures: those of a main job, a hybrid run or a divergence.
 
     HTML files are self-contained (about 5 MB each: plotly.js is inside). Images are drawn by
     Chrome or Chromium, found on PATH or named by the environment variable BROWSER_PATH; one

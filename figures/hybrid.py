@@ -15,19 +15,24 @@ from figures._hybrid_parts import (
     arms_in_order,
     by_kind,
     check,
-    ends,
     kind_of,
-    label,
     measure,
-    note,
-    percent,
-    percents,
     reference_lines,
     references,
+)
+from figures._parts import (
+    ends,
+    error_bars,
+    label,
+    legend_once,
+    note,
+    nothing,
+    part,
+    percent,
+    percents,
     safe,
     wide_range,
 )
-from figures._parts import error_bars, legend_once, nothing, part
 
 _NAMED = (CHOSEN, CEILING, "random-vectors", "random-positions")
 """Arms that are labeled in the crowded `recovery_by_share`; the others answer to the mouse."""

@@ -7,8 +7,19 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from figures import theme
-from figures._hybrid_parts import check, label, note, percent, safe
-from figures._parts import Number, color_bar, nothing, part
+from figures._hybrid_parts import check
+from figures._parts import (
+    Number,
+    cell_text,
+    color_bar,
+    ink,
+    label,
+    note,
+    nothing,
+    part,
+    percent,
+    safe,
+)
 
 
 def factorial_heatmap(results: Mapping[str, Any]) -> go.Figure:
@@ -62,20 +73,9 @@ def factorial_heatmap(results: Mapping[str, Any]) -> go.Figure:
             row=1,
             col=col,
         )
-        places = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
-        fig.add_trace(
-            go.Scatter(
-                x=[x[j] for _, j in places],
-                y=[y[i] for i, _ in places],
-                text=[_number(z[i][j]) for i, j in places],
-                mode="text",
-                textfont={"color": [_ink(z[i][j], limit) for i, j in places]},
-                hoverinfo="skip",
-                showlegend=False,
-            ),
-            row=1,
-            col=col,
-        )
+        texts = [[_number(value) for value in row] for row in z]
+        inks = [[ink(value, limit) for value in row] for row in z]
+        fig.add_trace(cell_text(x, y, texts, inks), row=1, col=col)
         if chosen in found and chosen[0] == panel:
             i, j = rows.index(chosen[1]), columns.index(chosen[2])
             fig.add_shape(
@@ -127,8 +127,3 @@ def _cell(entry: Mapping[str, Any] | None) -> Number:
 
 def _number(value: Number) -> str:
     return "" if value is None else f"{value:.0f}%".replace("-", "−").replace("−0%", "0%")
-
-
-def _ink(value: Number, limit: float) -> str:
-    """Dark on pale cells, white on strong ones."""
-    return "white" if value is not None and abs(value) > 0.55 * limit else theme.INK

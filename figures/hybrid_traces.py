@@ -8,8 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from figures import theme
-from figures._hybrid_parts import check, label, safe
-from figures._parts import nothing, part
+from figures._hybrid_parts import check
+from figures._parts import in_order, label, nothing, part, safe
 
 _SIZE = 13
 _CHAR = 0.602 * _SIZE
@@ -36,9 +36,8 @@ def firing_positions(results: Mapping[str, Any]) -> go.Figure:
     steered: Mapping[str, Sequence[float | None]] = firing.get("steered") or {}
     if len(edges) < 2 or not steered:
         return nothing("No token was steered.")
-    known = [name for name in theme.BEHAVIOR_COLORS if name in steered]
     fig = go.Figure()
-    for name in known + [name for name in steered if name not in known]:
+    for name in in_order(steered):
         fig.add_trace(
             go.Bar(
                 x=[50 * (low + high) for low, high in zip(edges, edges[1:], strict=False)],
@@ -249,9 +248,7 @@ def _write(
 
 def _legend(fig: go.Figure, marked: Mapping[str, None]) -> int:
     """What the marks mean, a square a behavior and the two ways of being steered; how many."""
-    order = [name for name in theme.BEHAVIOR_COLORS if name in marked]
-    order += [name for name in marked if name not in order]
-    behaviors = {name: label(name) if name else "no behavior" for name in order}
+    behaviors = {name: label(name) if name else "no behavior" for name in in_order(marked)}
     signs = [("square", theme.color(name), text) for name, text in behaviors.items()]
     if marked:
         signs += [

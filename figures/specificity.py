@@ -6,7 +6,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from figures import theme
-from figures._parts import behavior_names, color_bar, nothing, part
+from figures._parts import behavior_names, cell_text, color_bar, ink, nothing, part
+
+_VEILED = "#7A7A7A"
+"""Color of the numbers in veiled cells."""
 
 
 def specificity_heatmap(results: Mapping[str, Any]) -> go.Figure:
@@ -60,21 +63,12 @@ def specificity_heatmap(results: Mapping[str, Any]) -> go.Figure:
             hoverinfo="skip",
         )
     )
-    cells = [(i, j) for i in range(len(names)) for j in range(len(columns))]
-    fig.add_trace(
-        go.Scatter(
-            x=[x[j] for _, j in cells],
-            y=[y[i] for i, _ in cells],
-            text=[_number(z[i][j]) for i, j in cells],
-            mode="text",
-            textfont={
-                "size": 14,
-                "color": [_text_color(z[i][j], firm[i][j], limit) for i, j in cells],
-            },
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    )
+    texts = [[_number(value) for value in row] for row in z]
+    inks = [
+        [ink(value, limit) if sure else _VEILED for value, sure in zip(*pair, strict=True)]
+        for pair in zip(z, firm, strict=True)
+    ]
+    fig.add_trace(cell_text(x, y, texts, inks))
     for i, row in enumerate(names):
         j = columns.index(row)
         fig.add_shape(
@@ -121,10 +115,3 @@ def _number(value: float | None) -> str:
         return "–"
     text = f"{value:+.1f}".replace("-", "−")
     return "0.0" if text[1:] == "0.0" else text
-
-
-def _text_color(value: float | None, sure: bool, limit: float) -> str:
-    """Dark on pale cells, white on strong ones, gray on veiled ones."""
-    if value is None or not sure:
-        return "#7A7A7A"
-    return "white" if abs(value) > 0.55 * limit else theme.INK

@@ -36,6 +36,18 @@ KIND_COLORS = {
 }
 """Kinds of arms of a hybrid run, in the order in which they are shown; `hybrid` is the chosen arm."""
 
+SOURCE_COLORS = {"thinking": THINKING, "base": BASE, "hybrid": "#D55E00"}
+"""Whose traces: a model's color is the same everywhere."""
+
+COMPONENT_COLORS = {"resid_post": "#1A1A1A", "attn_out": "#0072B2", "mlp_out": "#E69F00"}
+"""Components whose output is patched."""
+
+PLACE_COLORS = {"disagreement": "#D55E00", "first": "#0072B2", "agreement": BASE}
+"""Kinds of tokens at which two models are compared, the most telling first."""
+
+EFFECT_COLORS = {"upstream": "#0072B2", "late": "#E69F00", "interaction": "#CC79A7"}
+"""Effects of a factorial patch."""
+
 MONO = '"DejaVu Sans Mono", Menlo, "Liberation Mono", "Courier New", monospace'
 """Fonts whose characters are all about 0.6 em wide: marks under the text can be placed."""
 
