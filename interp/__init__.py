@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from interp.activations import collect
+    from interp.atlas import Atlas
     from interp.behaviors import annotate, segment_all
-    from interp.config import Config, HybridConfig
+    from interp.config import Config, DivergenceConfig, HybridConfig
     from interp.directions import Direction, DirectionSet, mean_difference
+    from interp.divergence.experiment import run_divergence
     from interp.errors import UserError
     from interp.hybrid.experiment import run_hybrid
     from interp.interventions import Ablate, Add, MeanAblate, forward, intervene
@@ -25,9 +27,11 @@ else:
     # Hidden from type checkers: they would accept any attribute of a module with a `__getattr__`.
     _MODULES = {
         "activations": ("collect",),
+        "atlas": ("Atlas",),
         "behaviors": ("annotate", "segment_all"),
-        "config": ("Config", "HybridConfig"),
+        "config": ("Config", "DivergenceConfig", "HybridConfig"),
         "directions": ("Direction", "DirectionSet", "mean_difference"),
+        "divergence.experiment": ("run_divergence",),
         "errors": ("UserError",),
         "hybrid.experiment": ("run_hybrid",),
         "interventions": ("Ablate", "Add", "MeanAblate", "forward", "intervene"),
@@ -55,10 +59,12 @@ __all__ = [
     "BEHAVIORS",
     "Ablate",
     "Add",
+    "Atlas",
     "Config",
     "Countdown",
     "Direction",
     "DirectionSet",
+    "DivergenceConfig",
     "HybridConfig",
     "MeanAblate",
     "Model",
@@ -76,6 +82,7 @@ __all__ = [
     "load_pair",
     "load_task",
     "mean_difference",
+    "run_divergence",
     "run_hybrid",
     "run_main_job",
     "segment_all",

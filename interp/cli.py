@@ -255,12 +255,13 @@ def figures(
     from figures import export
     from interp.runs import read_json
 
-    paths = [run_folder / name for name in ("results.json", "hybrid.json")]
+    names = ("results.json", "hybrid.json", "divergence.json")
+    paths = [run_folder / name for name in names]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise UserError(
-            f"{str(run_folder)!r} holds neither results.json nor hybrid.json: finish the run first "
-            f"with whenlens run (or whenlens hybrid) --out {run_folder}."
+            f"{str(run_folder)!r} holds none of {', '.join(names)}: finish the run first with whenlens "
+            f"run (or hybrid, or diverge) --out {run_folder}."
         )
     formats = [name.strip() for name in format.split(",")]
     written = export(read_json(path), run_folder / "figures", formats)

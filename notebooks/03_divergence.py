@@ -55,7 +55,9 @@ print(f"greedy tokens differ at {said['disagreement']['value']:.1%} of {said['to
 print(f"{said['js']['share_on_segment_starts']:.0%} of the divergence stands on segment starts,")
 print(f"which are {said['segment_starts']:.0%} of the tokens; Gini {said['js']['gini']:.2f}")
 for row in promoted(pair.base, found)[:6]:
-    print(f"{row['count']:3d} x {row['base_token']!r} -> {row['token']!r}, rank {row['median_rank']:.0f}")
+    print(
+        f"{row['count']:3d} x {row['base_token']!r} -> {row['token']!r}, rank {row['median_rank']:.0f}"
+    )
 
 # %% [markdown]
 # ## In which layer

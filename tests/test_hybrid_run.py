@@ -94,7 +94,10 @@ def test_every_promised_arm_and_number_is_there(undisturbed):
         "random-vectors random-category least-similar-category random-positions magnitude-only "
         "bias-only logit-bias"
     )
-    assert {name for name, kind in kinds.items() if kind == "control"} == set(controls.split())
+    assert {name for name, kind in kinds.items() if kind == "control"} == {
+        *controls.split(),
+        "random-vectors: sweep",
+    }
     assert {name for name, kind in kinds.items() if kind == "ceiling"} == {"thinking-token"}
     assert {name for name, kind in kinds.items() if kind == "baseline"} == {
         "prompt",

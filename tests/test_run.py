@@ -194,6 +194,6 @@ def test_a_pair_of_unequal_models_is_refused(tmp_path):
 
 
 def test_figures_of_an_unfinished_or_damaged_run_are_refused(tmp_path):
-    refused(whenlens("figures", str(tmp_path)), "holds neither results.json nor hybrid.json")
+    refused(whenlens("figures", str(tmp_path)), "holds none of results.json, hybrid.json")
     (tmp_path / "results.json").write_text('{"schema": ')
     refused(whenlens("figures", str(tmp_path)), "results.json", "not a file that whenlens wrote")

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations import collect, hook_name
+from interp.atlas import SCHEMA as ATLAS
 from interp.atlas import write_atlas
 from interp.behaviors import segment_all
 from interp.config import DivergenceConfig
@@ -38,7 +39,7 @@ from interp.tasks import Countdown
 from interp.types import Segment, Trace
 from probes import ratio_bootstrap
 
-SCHEMA, ATLAS_SCHEMA = "whenlens.divergence/1", "whenlens.atlas/1"
+SCHEMA = "whenlens.divergence/1"
 
 
 @dataclass(frozen=True)
@@ -336,7 +337,7 @@ class Divergence:
                     )  # fmt: skip
                 advance(1)
         return {
-            "schema": ATLAS_SCHEMA,
+            "schema": ATLAS,
             "pair": self.pair.name,
             "n_layers": self.pair.base.n_layers,
             "components": list(COMPONENTS),

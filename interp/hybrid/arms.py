@@ -40,6 +40,9 @@ FULL = ("taxonomy", "probe")
 """Controllers that say both when and which: what a full hybrid has."""
 COEFFICIENTS = ("fixed", "network", "sweep", "sweep-random")
 """How strongly: as trained, as a network says, or swept and judged by the thinking model or by lot."""
+UNJUDGED = ("fixed", "network")
+"""Coefficients of a full hybrid: a judge picks the thinking model's words out of what random vectors say,
+too, so what it lends would count as the method's."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,8 @@ def plan_controls(
         moments = at_random(fits.categories(CONTROLLERS[recipe.controller]), rate)
         return method(recipe, fits, settings, moments=lambda c, v: moments)
 
+    swept = replace(recipe, coefficients="sweep")
+
     def one(of: Recipe, make: Callable[[Fits], Arm], kind: str = "control") -> Planned:
         return Planned(kind, of, [make])
 
@@ -202,6 +207,9 @@ def plan_controls(
                 lambda fits, k=k: random_vectors(recipe, fits, settings, "report", k)
                 for k in range(n_sets)
             ],
+        ),
+        "random-vectors: sweep": one(
+            swept, lambda fits: random_vectors(swept, fits, settings, "swept", 0)
         ),
         "random-category": one(
             recipe, lambda fits: method(recipe, fits, settings, moments=of_random_category)

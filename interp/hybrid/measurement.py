@@ -135,7 +135,7 @@ class Measurement:
             keep(name, arm.kind, arm.recipe, runs)
             return runs
 
-        n_arms = len(self.methods) + n_sets + 7
+        n_arms = len(self.methods) + n_sets + 8
         total = len(seeds) * n_arms + 2 * len(MARGINS) + 3
         with self.setup.progress.bar("arms", total) as advance:
             hybrid = run("hybrid", plan_method(self.recipe, self.settings))

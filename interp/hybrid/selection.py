@@ -6,7 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.hybrid.arms import ALL, FULL, Recipe, Settings, gate, method, random_vectors
+from interp.hybrid.arms import (
+    ALL,
+    FULL,
+    UNJUDGED,
+    Recipe,
+    Settings,
+    gate,
+    method,
+    random_vectors,
+)
 from interp.hybrid.lab import Lab, candidate_layers
 from interp.hybrid.measures import Scale, by_problem
 from interp.hybrid.outcomes import Bench, Outcome
@@ -22,7 +31,7 @@ DOSES = (0.3, 0.6)
 N_NULLS = 3
 """Sets of random vectors beside which a layer and a dose are judged."""
 
-N_FINALISTS = 3
+N_FINALISTS = 5
 """Combinations that are run again with every seed on all problems, for the best one to be chosen."""
 
 
@@ -136,9 +145,11 @@ class Selection:
         return rows
 
     def final(self, settings: Settings, rows: list[dict]) -> Recipe:
-        """The best of the full hybrids' finalists, whose `rows` get their final numbers."""
+        """The best of the full hybrids' finalists, which have no judge; their `rows` get final numbers."""
         seeds = self.setup.config.seeds
-        ranked = sorted(matching(rows), key=lambda row: -row["accuracy"])[:N_FINALISTS]
+        ranked = sorted(matching(rows, coefficients=UNJUDGED), key=lambda row: -row["accuracy"])[
+            :N_FINALISTS
+        ]
         with self.progress.bar("finalists", len(ranked) * len(seeds)) as advance:
             for row in ranked:
                 runs = []

@@ -19,7 +19,7 @@ METHODS = ("difference-of-means", "trained-per-category", "trained-jointly")
 EPOCHS = 20
 RATE = 0.02
 """Adam's learning rate, in mean norms of the residual stream at the steered layer."""
-PENALTY = 0.5
+PENALTY = 0.1
 """Weight of the vectors' mean squared length, in squared mean norms of the residual stream, in the
 loss: the shortest vectors that do it, or random ones of the same length would break the base too."""
 HIDDEN = 512
