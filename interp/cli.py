@@ -236,14 +236,21 @@ def _print_divergence(results: dict) -> None:
     }
     for label, pick in rows.items():
         table.add_row(label, *(number(pick(s)) for s in sources.values()))
-    explained = results["explained"]
+    explained, vocabulary = results["explained"], results["vocabulary"]
     printer = Console()
     printer.print(table)
-    printer.print(
-        f"Of {explained['n']} divergences, directions explain {explained['directions']:.1%}, random "
-        f"ones {explained['random']:.1%}.",
-        highlight=False,
-    )
+    if vocabulary["base_only"] or vocabulary["thinking_only"]:
+        printer.print(
+            f"Compared on {vocabulary['shared']} shared tokens: {vocabulary['base_only']} of the base's "
+            f"tokens and {vocabulary['thinking_only']} of the thinking model's tokens are left out.",
+            highlight=False,
+        )
+    if explained["directions"] is not None:
+        printer.print(
+            f"Of {explained['n']} high divergences, directions explain {explained['directions']:.1%}, "
+            f"random ones {explained['random']:.1%}.",
+            highlight=False,
+        )
 
 
 @app.command()

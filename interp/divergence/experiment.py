@@ -3,12 +3,12 @@
 import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from interp.activations import collect, hook_name
 from interp.atlas import SCHEMA as ATLAS
@@ -17,7 +17,7 @@ from interp.behaviors import segment_all
 from interp.config import DivergenceConfig
 from interp.directions import as_tensor, mean_difference
 from interp.divergence.atlas_data import trace_record
-from interp.divergence.explained import Divergences, choose_use, divergences, explain
+from interp.divergence.explained import Directions, Divergences, choose_use, divergences, explain
 from interp.divergence.layers import foretell_data, layer_curves, lens_kl, predict_disagreement
 from interp.divergence.patching import COMPONENTS, PATCHES, Restored, factorial, patch, splits_at
 from interp.divergence.projection import projected
@@ -29,6 +29,7 @@ from interp.divergence.tokens import TokenDivergence, score
 from interp.divergence.traces import SOURCES, Traces, make_traces
 from interp.divergence.vocabulary import Vocabulary, shared_vocabulary
 from interp.divergence.weights import weight_changes
+from interp.errors import UserError
 from interp.hybrid.points import read_points, select
 from interp.pairs import Pair, load_pair
 from interp.progress import Progress
@@ -170,43 +171,54 @@ class Divergence:
 
     def prediction(self) -> dict:
         """`predict_disagreement`: probes of each layer, chosen on select."""
-        data = []
+        n, seed, data = self.config.n_points, self.config.seed, {}
         with self.setup.progress.bar("prediction", 3) as advance:
             for split in ("fit", "select", "report"):
                 one = self.scored("thinking", split)
-                n, seed = self.config.n_points, self.config.seed
-                data.append(foretell_data(self.pair, one.traces, one.found, n, seed))
+                data[split] = foretell_data(self.pair, one.traces, one.found, n, seed)
                 advance(1)
-        return predict_disagreement(*data, self.config.seed)
+        return predict_disagreement(data["fit"], data["select"], data["report"], seed)
 
-    def directions(self) -> tuple[Float[Tensor, "layer direction d_model"], list[float], list[str]]:
-        """Difference of means of each behavior in the base, the unit of each layer, those deployed.
+    @cached_property
+    def directions(self) -> Directions:
+        """Differences of means in the base, which reads both models' sampled traces of the fit split.
 
-        The base reads both models' sampled traces of the fit split; a behavior is deployed where the
-        thinking model's share of sentences is above the base's, interval included.
+        A behavior is deployed where the thinking model's share of sentences is above the base's,
+        intervals apart. Behaviors that are too rare for a direction are left out.
         """
         both = self.traces["base", "sampled"] + self.traces["thinking", "sampled"]
-        n_base = len(self.traces["base", "sampled"])
+        n_base, seed = len(self.traces["base", "sampled"]), self.config.seed
         segments = segment_all(self.pair.base, both, self.config.annotator)
         store = collect(self.pair.base, both, segments, reads=["before"])
-        vectors = []
-        for layer in range(self.pair.base.n_layers):
-            x = store[hook_name("resid_post", layer), "before"]
-            for behavior in self.config.behaviors:
-                y = check_labels(store, behavior)
-                vectors.append(as_tensor(mean_difference(x, y, "matched", store.previous)))
-        stacked = torch.stack(vectors).unflatten(0, (-1, len(self.config.behaviors)))
-        deployed = []
+        labels = {}
         for behavior in self.config.behaviors:
+            try:
+                labels[behavior] = check_labels(store, behavior)
+            except UserError:
+                continue
+        n_layers, vectors = self.pair.base.n_layers, []
+        for layer in range(n_layers):
+            x = store[hook_name("resid_post", layer), "before"]
+            vectors += [
+                as_tensor(mean_difference(x, y, "matched", store.previous)) for y in labels.values()
+            ]
+        stacked = torch.stack(vectors) if vectors else torch.zeros(0, self.pair.base.d_model)
+        deployed = []
+        counts = np.array([len(parts) for parts in segments])
+        for behavior in labels:
             hits = np.array([sum(s.behavior == behavior for s in parts) for parts in segments])
-            counts = np.array([len(parts) for parts in segments])
             base, thinking = (
-                ratio_bootstrap(hits[part], counts[part], seed=self.config.seed)
+                ratio_bootstrap(hits[part], counts[part], seed=seed)
                 for part in (slice(None, n_base), slice(n_base, None))
             )
             if thinking.ci.low > base.ci.high:
                 deployed.append(behavior)
-        return stacked, layer_units(store, self.pair.base.n_layers), deployed
+        return Directions(
+            stacked.reshape(n_layers, len(labels), -1),
+            layer_units(store, n_layers),
+            list(labels),
+            deployed,
+        )
 
     def _divergences(
         self, split: str, places: Sequence[tuple[int, int]], layers: Sequence[int]
@@ -230,31 +242,30 @@ class Divergence:
 
     def explained(self) -> dict:
         """`explained`: layer and dose from select, shares on report."""
-        layers = range(self.pair.base.n_layers)
-        vectors, units, deployed = self.directions()
-        behaviors, limit = list(self.config.behaviors), self.config.n_points
+        ours, limit, seed = self.directions, self.config.n_points, self.config.seed
+        one = self.scored("thinking", "report")
+        if not ours.behaviors:
+            nothing = {"n": 0, "layer": None, "directions": None, "random": None, "deployed": []}
+            return nothing | {"by_behavior": {}, "table": {}, "examples": []}
         with self.setup.progress.bar("explained", 2) as advance:
-            ours = [behaviors.index(b) for b in deployed] or list(range(len(behaviors)))
             tried = self._divergences(
-                "select", self.scored("thinking", "select").differ[:limit], layers
+                "select", self.scored("thinking", "select").differ[:limit], range(len(ours.vectors))
             )
-            use = choose_use(tried, vectors[:, ours], units, self.config.seed)
+            deployed = [ours.behaviors.index(b) for b in ours.deployed or ours.behaviors]
+            use = choose_use(tried, ours.vectors[:, deployed], ours.units, seed)
             advance(1)
-            one = self.scored("thinking", "report")
             report = self._divergences("report", one.differ[:limit], [use.layer])
-            shown = [
-                str(one.table.behavior[(one.table.trace == i) & (one.table.place == t)][0])
-                or "none"
-                for i, t in zip(report.trace, report.place, strict=True)
+            where = {at: row for row, at in enumerate(one.table.places)}
+            rows = [
+                where[at] for at in zip(report.trace.tolist(), report.place.tolist(), strict=True)
             ]
             found, hit = explain(
-                report, use, vectors[use.layer], behaviors, deployed, units[use.layer], shown,
-                self.config.n_random, self.config.seed,
+                report, use, ours, [str(b) or "none" for b in one.table.behavior[rows]],
+                self.config.n_random, seed,
             )  # fmt: skip
             found["examples"] = counterfactuals(
-                self.pair, one.traces, one.found, report, use, vectors[use.layer], behaviors,
-                units[use.layer], hit,
-            )  # fmt: skip
+                self.pair, one.traces, one.found, report, use, ours, hit
+            )
             advance(1)
         return found
 
@@ -278,16 +289,10 @@ class Divergence:
                 advance(1)
             crossed = factorial(splits, groups, seed)
             advance(1)
-            layer = explained["layer"]
-            vectors = self.directions()[0][layer]
-            first = self._divergences("report", places, [layer])
-            at = list(zip(first.trace.tolist(), first.place.tolist(), strict=True))
-            whole = found["thinking_into_base"]["resid_post"].whole
-            order = [places.index(place) for place in at]
-            parts = projected(
-                first, layer, resid_before(pair.thinking, one.traces, at)[layer], whole[order],
-                vectors, list(self.config.behaviors), self.config.n_random, seed,
-            )  # fmt: skip
+            parts = None
+            if explained["layer"] is not None:
+                whole = found["thinking_into_base"]["resid_post"].whole
+                parts = self._projected(explained["layer"], places, whole)
             advance(1)
         layers = range(pair.base.n_layers)
         into = found["thinking_into_base"]
@@ -295,12 +300,12 @@ class Divergence:
             "n": len(places),
             "offsets": [-k for k in range(into[COMPONENTS[0]].gain.shape[1])],
             "heatmap": {
-                name: {c: r.heatmap.tolist() for c, r in parts.items()}
-                for name, parts in found.items()
+                name: {c: r.heatmap.tolist() for c, r in by_component.items()}
+                for name, by_component in found.items()
             },
             "at_last": {
-                name: {c: [at_last(r, n, groups, seed) for n in layers] for c, r in parts.items()}
-                for name, parts in found.items()
+                name: {c: [at_last(r, n, groups, seed) for n in layers] for c, r in rows.items()}
+                for name, rows in found.items()
             },
             "factorial": crossed,
             "projected": parts,
@@ -313,6 +318,19 @@ class Divergence:
                 for k, (i, t) in enumerate(places)
             ],
         }
+
+    def _projected(
+        self, layer: int, places: Sequence[tuple[int, int]], whole: Float[np.ndarray, " row"]
+    ) -> dict:
+        first, ours = self._divergences("report", places, [layer]), self.directions
+        at = list(zip(first.trace.tolist(), first.place.tolist(), strict=True))
+        traces = self.scored("thinking", "report").traces
+        thinking = resid_before(self.pair.thinking, traces, at)[layer]
+        order = [places.index(place) for place in at]
+        return projected(
+            first, layer, thinking, whole[order], ours.vectors[layer], ours.behaviors,
+            self.config.n_random, self.config.seed,
+        )  # fmt: skip
 
     def atlas(self, sources: dict[str, Scored], patched: list[dict]) -> dict:
         """`atlas.json`: the first traces of each kind."""

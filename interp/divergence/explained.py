@@ -140,7 +140,7 @@ def closed(
     kl: Float[np.ndarray, " divergence"], after: Float[np.ndarray, "... divergence"]
 ) -> Bool[np.ndarray, "... divergence"]:
     """Which divergences lose at least half of their KL."""
-    return after <= (1 - CLOSED) * kl
+    return np.asarray(after <= (1 - CLOSED) * kl)
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,23 @@ class Use:
 
     layer: int
     dose: float
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Directions of `behaviors` in the base by layer, and the unit of a dose there.
+
+    `deployed` are those that the thinking model shows more often than the base.
+    """
+
+    vectors: Float[Tensor, "layer direction d_model"]
+    units: Sequence[float]
+    behaviors: list[str]
+    deployed: list[str]
+
+    def shifts(self, use: Use) -> Float[Tensor, "direction d_model"]:
+        """All directions of a layer at one length."""
+        return shifts_of(self.vectors[use.layer], use.dose * self.units[use.layer])
 
 
 def shifts_of(
@@ -185,7 +202,7 @@ def choose_use(
             real = closed(select.kl, select.steered(layer, shifts_of(vectors[layer], length)))
             random = random_shifts(n_sets, n, d_model, length, seed + 1)
             null = closed(select.kl, select.steered(layer, random)).reshape(n_sets, n, -1)
-            excess = real.any(0)[counts].mean() - null.any(1)[:, counts].mean()
+            excess = real[:, counts].any(0).mean() - null[..., counts].any(1).mean()
             if excess > best:
                 best, use = excess, Use(layer, dose)
     return use
@@ -194,29 +211,26 @@ def choose_use(
 def explain(
     report: Divergences,
     use: Use,
-    vectors: Float[Tensor, "direction d_model"],
-    behaviors: Sequence[str],
-    deployed: Sequence[str],
-    unit: float,
+    known: Directions,
     shown: Sequence[str],
     n_random: int,
     seed: int,
 ) -> tuple[dict, Bool[np.ndarray, "direction divergence"]]:
     """`divergence.json: explained` but for its examples, and which direction explains what.
 
-    `vectors` are the directions of `behaviors`; `shown` [divergence] is the behavior of the thinking
-    model's segment at each divergence.
+    `shown` [divergence] is the behavior of the thinking model's segment at each divergence.
     """
-    length = use.dose * unit
-    after = report.steered(use.layer, shifts_of(vectors, length))
+    behaviors, shifts = known.behaviors, known.shifts(use)
+    after = report.steered(use.layer, shifts)
     hit = closed(report.kl, after)
-    ours = [behaviors.index(b) for b in deployed]
-    random = random_shifts(n_random, max(1, len(ours)), vectors.shape[1], length, seed)
+    ours = [behaviors.index(b) for b in known.deployed]
+    length = use.dose * known.units[use.layer]
+    random = random_shifts(n_random, max(1, len(ours)), shifts.shape[1], length, seed)
     null = closed(report.kl, report.steered(use.layer, random))
 
     def union(here: Bool[np.ndarray, " divergence"]) -> dict:
         """Explained by at least one direction; by at least one of as many random ones."""
-        real = hit[ours][:, here].any(0)
+        real = np.asarray(hit[ours][:, here].any(0))
         of_sets = null.reshape(n_random, -1, len(here))[..., here].any(1).mean(-1)
         found = estimate(bootstrap_over_groups(real, report.groups[here], seed=seed))
         return {
@@ -255,7 +269,7 @@ def explain(
         "layer": use.layer,
         "dose": use.dose,
         "n_random": n_random,
-        "deployed": list(deployed),
+        "deployed": known.deployed,
         "by_behavior": {b: alone(i, high if enough else every) for i, b in enumerate(behaviors)},
         "table": table,
     }, hit

@@ -59,9 +59,14 @@ def lens_kl(
 def matched(
     table: Table, entropy: Float[np.ndarray, " token"], wanted: Int[np.ndarray, " row"]
 ) -> Int[np.ndarray, " row"]:
-    """For each wanted row the agreement that is nearest in the base's entropy and in place."""
+    """For each wanted row the agreement that is nearest in the base's entropy and in place.
+
+    None where there is no agreement at all.
+    """
     features = StandardScaler().fit_transform(np.stack([entropy, table.share], 1))
     pool = np.flatnonzero(~table.differ)
+    if not len(pool):
+        return pool
     nearest = NearestNeighbors(n_neighbors=1).fit(features[pool])
     return pool[nearest.kneighbors(features[wanted], return_distance=False)[:, 0]]
 
@@ -85,10 +90,10 @@ def layer_curves(
     kinds = {"disagreement": chosen, "agreement": matched(table, entropy, chosen), "first": first}
     curves = {}
     for kind, at in kinds.items():
-        places = [(int(table.trace[r]), int(table.place[r])) for r in at]
-        kl = lens_kl(pair, vocabulary, traces, places)
-        curves[kind] = []
-        for layer, values in enumerate(kl):
+        every, curves[kind] = table.places, []
+        if len(set(table.trace[at])) < 2:
+            continue
+        for layer, values in enumerate(lens_kl(pair, vocabulary, traces, [every[r] for r in at])):
             mean = estimate(bootstrap_over_groups(values, table.trace[at], seed=seed))
             curves[kind].append({"layer": layer, "kl": mean["value"], "ci": mean["ci"]})
     return {"lens": curves, "n": {kind: len(at) for kind, at in kinds.items()}}
@@ -170,4 +175,5 @@ def _paired(scores: Float[np.ndarray, " n"], report: Foretold, seed: int) -> dic
         positives = values[report.differ]
         low, high = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
         placements.append((low + high) / 2 / len(negatives))
-    return estimate(paired_bootstrap(*placements, report.groups[report.differ], seed=seed))
+    ours, entropy = placements
+    return estimate(paired_bootstrap(ours, entropy, report.groups[report.differ], seed=seed))

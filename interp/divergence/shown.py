@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool
 
-from interp.divergence.explained import Divergences, Use, shifts_of
+from interp.divergence.explained import Directions, Divergences, Use
 from interp.divergence.tokens import TokenDivergence
 from interp.models import Model
 from interp.pairs import Pair
@@ -38,13 +37,11 @@ def counterfactuals(
     found: Sequence[TokenDivergence],
     report: Divergences,
     use: Use,
-    vectors: Float[Tensor, "direction d_model"],
-    behaviors: Sequence[str],
-    unit: float,
+    known: Directions,
     hit: Bool[np.ndarray, "direction divergence"],
 ) -> list[dict]:
     """`explained.examples`: for each direction in turn, divergences that it explains."""
-    shifts = shifts_of(vectors, use.dose * unit)
+    shifts = known.shifts(use)
     order = [np.flatnonzero(row) for row in hit]
     chosen: list[tuple[int, int]] = []
     for k in range(N_EXAMPLES):
@@ -77,7 +74,7 @@ def counterfactuals(
             "context": text(prompt[-N_CONTEXT:]),
             "thinking_token": text([theirs[k]]),
             "base_token": text([ours[k]]),
-            "behavior": behaviors[b],
+            "behavior": known.behaviors[b],
             "kl_before": float(report.kl[n]),
             "kl_after": float(after[b, n]),
             **{name: texts[k] for name, texts in said.items()},

@@ -42,6 +42,11 @@ class Table:
     differ: Bool[np.ndarray, " token"]
     n_traces: int
 
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """(trace, place) of every token."""
+        return list(zip(self.trace.tolist(), self.place.tolist(), strict=True))
+
 
 def tabulate(
     traces: Sequence[Trace],

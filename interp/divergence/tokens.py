@@ -17,7 +17,7 @@ from interp.types import Trace
 
 N_TOP = 5
 """How many of the likeliest tokens are kept."""
-CHUNK = 1 << 23
+CHUNK = 1 << 21
 """Logits held at a time, for each model: positions are scored in parts of this over the vocabulary."""
 N_TOKENS = 1 << 14
 """Tokens of a batch, padding included."""
@@ -129,16 +129,22 @@ def score(
         # Position t says token t + 1: all from the last prompt token to the one before the last.
         reads = (from_end > 1) & (from_end <= 1 + torch.tensor(counts, device=ids.device)[:, None])
         states = [final_states(m, ids, real)[reads] for m in (pair.base, pair.thinking)]
-        pieces: dict[str, list[Tensor]] = {name: [] for name in names}
-        size = max(1, CHUNK // vocabulary.size)
-        for a, b in zip(*(s.split(size) for s in states), strict=True):
-            logits = [unembed(m, s) for m, s in ((pair.base, a), (pair.thinking, b))]
-            for name, values in compare(*map(vocabulary.shared_logits, logits)).items():
-                pieces[name].append(values.cpu())
+        size, said = max(1, CHUNK // vocabulary.size), {}
+        for begin in range(0, len(states[0]), size):
+            rows_here = slice(begin, begin + size)
+            logits = [
+                vocabulary.shared_logits(unembed(m, s[rows_here]))
+                for m, s in zip((pair.base, pair.thinking), states, strict=True)
+            ]
+            for name, values in compare(*logits).items():
+                # Filled in place: small tensors kept between large ones would pin the heap.
+                if name not in said:
+                    said[name] = torch.empty(len(states[0]), *values.shape[1:], dtype=values.dtype)
+                said[name][rows_here] = values.cpu()
         ends = np.cumsum(counts)[:-1]
         columns = {
-            name: np.split(vocabulary.ids_of(name, torch.cat(values)).numpy(), ends)
-            for name, values in pieces.items()
+            name: np.split(vocabulary.ids_of(name, values).numpy(), ends)
+            for name, values in said.items()
         }
         for k, i in enumerate(rows):
             found[i] = TokenDivergence(**{name: columns[name][k] for name in names})
