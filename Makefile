@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
 
-.PHONY: demo hybrid test clean
+.PHONY: demo hybrid diverge test clean
 
 demo: .venv/ready
 	$(BIN)/whenlens run --pair countdown-rl --out runs/demo
@@ -9,11 +10,14 @@ demo: .venv/ready
 hybrid: .venv/ready
 	$(BIN)/whenlens hybrid --pair countdown-rl --out runs/hybrid
 
+diverge: .venv/ready
+	$(BIN)/whenlens diverge --pair countdown-rl --out runs/divergence
+
 test: .venv/ready
 	$(BIN)/ruff check interp probes figures tests benchmarks
 	$(BIN)/ruff format --check interp probes figures tests benchmarks
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

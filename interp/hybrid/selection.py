@@ -31,7 +31,7 @@ DOSES = (0.3, 0.6)
 N_NULLS = 3
 """Sets of random vectors beside which a layer and a dose are judged."""
 
-N_FINALISTS = 5
+N_FINALISTS = 3
 """Combinations that are run again with every seed on all problems, for the best one to be chosen."""
 
 

@@ -16,7 +16,6 @@ from interp.divergence.tokens import batches, compare, score, unembed
 from interp.divergence.vocabulary import Vocabulary, shared_vocabulary
 from interp.errors import UserError
 
-
 BY_TOKEN = (
     "base_token", "thinking_token", "rank_in_base", "rank_in_thinking", "top_base", "top_thinking",
     "p_base_promoted",
