@@ -40,9 +40,9 @@ def counterfactuals(
     known: Directions,
     hit: Bool[np.ndarray, "direction divergence"],
 ) -> list[dict]:
-    """`explained.examples`: for each direction in turn, divergences that it explains."""
+    """`explained.examples`: for each direction in turn, high divergences that it explains."""
     shifts = known.shifts(use)
-    order = [np.flatnonzero(row) for row in hit]
+    order = [np.flatnonzero(row & report.high) for row in hit]
     chosen: list[tuple[int, int]] = []
     for k in range(N_EXAMPLES):
         for i, rows in enumerate(order):
