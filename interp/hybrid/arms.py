@@ -40,9 +40,6 @@ FULL = ("taxonomy", "probe")
 """Controllers that say both when and which: what a full hybrid has."""
 COEFFICIENTS = ("fixed", "network", "sweep", "sweep-random")
 """How strongly: as trained, as a network says, or swept and judged by the thinking model or by lot."""
-UNJUDGED = ("fixed", "network")
-"""Coefficients of a full hybrid: a judge picks the thinking model's words out of what random vectors say,
-too, so what it lends would count as the method's."""
 
 
 @dataclass(frozen=True)

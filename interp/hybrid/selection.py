@@ -1,21 +1,12 @@
 """The select split's choices: layers, the dose of differences of means, and the best combination."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from interp.hybrid.arms import (
-    ALL,
-    FULL,
-    UNJUDGED,
-    Recipe,
-    Settings,
-    gate,
-    method,
-    random_vectors,
-)
+from interp.hybrid.arms import ALL, FULL, Recipe, Settings, gate, method, random_vectors
 from interp.hybrid.lab import Lab, candidate_layers
 from interp.hybrid.measures import Scale, by_problem
 from interp.hybrid.outcomes import Bench, Outcome
@@ -32,7 +23,8 @@ N_NULLS = 3
 """Sets of random vectors beside which a layer and a dose are judged."""
 
 N_FINALISTS = 3
-"""Combinations that are run again with every seed on all problems, for the best one to be chosen."""
+"""Combinations that are run again with every seed on all problems, beside random vectors, for one to be
+chosen."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +82,26 @@ class Selection:
         name = f"{recipe} {settings} of {len(bench.problems)}"
         return bench.outcome(name, seed, lambda: method(recipe, self.lab.fits(seed), settings))
 
-    def _best(self, recipe: Recipe, options: Sequence[Settings], advance) -> Settings:
-        seed, bench, scores = self.setup.config.seed, self.first, []
+    def _random(
+        self, bench: Bench, recipe: Recipe, settings: Settings, seed: int, number: int
+    ) -> Outcome:
+        return bench.outcome(
+            f"{recipe} {settings} of {len(bench.problems)} random {number}",
+            seed,
+            lambda: random_vectors(recipe, self.lab.fits(seed), settings, "select", number),
+        )
+
+    def _best(
+        self, recipe: Recipe, options: Sequence[Settings], advance: Callable[[int], None]
+    ) -> Settings:
+        seed, scores = self.setup.config.seed, []
         for settings in options:
             null = [
-                bench.outcome(
-                    f"{recipe} {settings} random {k}",
-                    seed,
-                    lambda k=k, s=settings: random_vectors(
-                        recipe, self.lab.fits(seed), s, "select", k
-                    ),
-                )
+                self._random(self.first, recipe, settings, seed, k)["correct"].mean()
                 for k in range(N_NULLS)
             ]
-            chance = np.mean([o["correct"].mean() for o in null])
-            found = self._run(bench, recipe, settings, seed)["correct"].mean()
-            scores.append(found - max(chance, self.first_scale.base.mean()))
+            found = self._run(self.first, recipe, settings, seed)["correct"].mean()
+            scores.append(found - max(np.mean(null), self.first_scale.base.mean()))
             advance(1)
         return options[int(np.argmax(scores))]
 
@@ -138,6 +134,7 @@ class Selection:
                         "gap_recovery": self.first_scale.share(found["correct"]),
                         "tokens_steered": float(found["steered"].sum() / found["n_tokens"].sum()),
                         "final_accuracy": None,
+                        "final_random_accuracy": None,
                         "final_gap_recovery": None,
                     }
                 )
@@ -145,21 +142,26 @@ class Selection:
         return rows
 
     def final(self, settings: Settings, rows: list[dict]) -> Recipe:
-        """The best of the full hybrids' finalists, which have no judge; their `rows` get final numbers."""
-        seeds = self.setup.config.seeds
-        ranked = sorted(matching(rows, coefficients=UNJUDGED), key=lambda row: -row["accuracy"])[
-            :N_FINALISTS
-        ]
+        """The full hybrid, of the finalists, that is farthest above random vectors of the same lengths.
+
+        Or above the base, where that is better. A judge helps random vectors too, so accuracy alone
+        would choose what the judge lends. The finalists' `rows` get their final numbers.
+        """
+        seeds, scores = self.setup.config.seeds, []
+        ranked = sorted(matching(rows), key=lambda row: -row["accuracy"])[:N_FINALISTS]
         with self.progress.bar("finalists", len(ranked) * len(seeds)) as advance:
             for row in ranked:
-                runs = []
+                runs, null, recipe = [], [], recipe_of(row)
                 for seed in seeds:
-                    runs.append(self._run(self.all, recipe_of(row), settings, seed))
+                    runs.append(self._run(self.all, recipe, settings, seed))
+                    null.append(self._random(self.all, recipe, settings, seed, 0))
                     advance(1)
-                accuracy = by_problem(runs)
+                accuracy, chance = by_problem(runs), by_problem(null)
                 row["final_accuracy"] = float(accuracy.mean())
+                row["final_random_accuracy"] = float(chance.mean())
                 row["final_gap_recovery"] = self.scale.share(accuracy)
-        return recipe_of(max(ranked, key=lambda row: row["final_accuracy"]))
+                scores.append(accuracy.mean() - max(chance.mean(), self.scale.base.mean()))
+        return recipe_of(ranked[int(np.argmax(scores))])
 
 
 def recipe_of(row: dict) -> Recipe:
