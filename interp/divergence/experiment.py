@@ -1,67 +1,24 @@
 """The divergence of a pair from end to end, and its results."""
 
 import importlib.metadata
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import Float
-
-from interp.activations import collect, hook_name
-from interp.atlas import SCHEMA as ATLAS
 from interp.atlas import write_atlas
-from interp.behaviors import segment_all
 from interp.config import DivergenceConfig
-from interp.directions import as_tensor, mean_difference
-from interp.divergence.atlas_data import trace_record
-from interp.divergence.explained import Directions, Divergences, choose_use, divergences, explain
-from interp.divergence.layers import foretell_data, layer_curves, lens_kl, predict_disagreement
-from interp.divergence.patching import COMPONENTS, PATCHES, Restored, factorial, patch, splits_at
-from interp.divergence.projection import projected
-from interp.divergence.reading import resid_before
-from interp.divergence.shown import counterfactuals
-from interp.divergence.store import load_tokens, save_tokens
-from interp.divergence.summary import Table, promoted, summarize, tabulate
-from interp.divergence.tokens import TokenDivergence, score
-from interp.divergence.traces import SOURCES, Traces, make_traces
-from interp.divergence.vocabulary import Vocabulary, shared_vocabulary
+from interp.divergence.layers import layer_curves
+from interp.divergence.stages import Divergence
+from interp.divergence.summary import promoted, summarize
+from interp.divergence.traces import make_traces
+from interp.divergence.vocabulary import shared_vocabulary
 from interp.divergence.weights import weight_changes
 from interp.errors import UserError
-from interp.hybrid.points import read_points, select
-from interp.pairs import Pair, load_pair
+from interp.pairs import load_pair
 from interp.progress import Progress
-from interp.readings import check_labels, layer_units
-from interp.runs import read_json, write_json
+from interp.runs import write_json
 from interp.setup import Setup, config_json
 from interp.tasks import Countdown
-from interp.types import Segment, Trace
-from probes import ratio_bootstrap
 
 SCHEMA = "whenlens.divergence/1"
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Traces of one kind with their segments, token-level numbers, and all tokens as a table."""
-
-    traces: list[Trace]
-    segments: list[list[Segment]]
-    found: list[TokenDivergence]
-    table: Table
-
-    @property
-    def differ(self) -> list[tuple[int, int]]:
-        """All disagreements, as (trace, place)."""
-        return [(i, int(t)) for i, one in enumerate(self.found) for t in np.flatnonzero(one.differ)]
-
-    @property
-    def first(self) -> list[tuple[int, int]]:
-        """The first disagreement of each trace that has one, as (trace, place)."""
-        at = [(i, np.flatnonzero(one.differ)) for i, one in enumerate(self.found)]
-        return [(i, int(t[0])) for i, t in at if len(t)]
 
 
 def run_divergence(
@@ -78,6 +35,11 @@ def run_divergence(
     work = Divergence(setup, vocabulary, make_traces(setup, vocabulary))
     sources = {name: work.scored(name, "report") for name in work.sources}
     main = sources["thinking"]
+    if not main.first:
+        raise UserError(
+            "Base and thinking model choose the same token at every place of the thinking model's traces, "
+            "so there is nothing to explain: choose a pair that differs."
+        )
     summaries = work.kept(
         "summary",
         lambda: {n: summarize(s.table, s.found, config.seed) for n, s in sources.items()},
@@ -91,10 +53,8 @@ def run_divergence(
     )
     explained = work.kept("explained", work.explained)
     patching = work.kept("patching", lambda: work.patching(explained))
-    shares = {
-        c: [row["restored"] for row in patching["at_last"]["thinking_into_base"][c]]
-        for c in COMPONENTS
-    }
+    into_base = patching["at_last"].get("thinking_into_base", {})
+    shares = {c: [row["restored"] for row in rows] for c, rows in into_base.items()}
     results = {
         "schema": SCHEMA,
         "version": importlib.metadata.version("whenlens"),
@@ -130,242 +90,3 @@ def run_divergence(
     write_json(out / "atlas.json", atlas)
     write_atlas(atlas, out / "divergence.html")
     return results
-
-
-class Divergence:
-    """The stages of one run; each is done once and kept."""
-
-    def __init__(
-        self, setup: Setup[DivergenceConfig], vocabulary: Vocabulary, traces: Traces
-    ) -> None:
-        self.setup, self.vocabulary, self.traces = setup, vocabulary, traces
-        self.pair: Pair = setup.pair
-        self.config = setup.config
-        self.sources = [name for name in SOURCES if (name, "report") in traces]
-        self._scored: dict[tuple[str, str], Scored] = {}
-
-    def kept(self, name: str, work) -> dict:
-        """What `work()` gives, as JSON."""
-        folder = self.setup.stage(
-            name,
-            lambda folder: write_json(folder / f"{name}.json", work()),
-        )
-        return read_json(folder / f"{name}.json")
-
-    def scored(self, name: str, split: str) -> Scored:
-        """Both models on the traces of one kind and split."""
-        if (name, split) not in self._scored:
-            traces = self.traces[name, split]
-
-            def work(folder: Path) -> None:
-                with self.setup.progress.bar(f"tokens ({name}, {split})", len(traces)) as advance:
-                    found = score(self.pair, self.vocabulary, traces, advance)
-                save_tokens(folder / "tokens.safetensors", found)
-
-            folder = self.setup.stage(f"tokens-{name}-{split}", work)
-            found = load_tokens(folder / "tokens.safetensors")
-            segments = segment_all(self.pair.base, traces, self.config.annotator)
-            table = tabulate(traces, segments, found)
-            self._scored[name, split] = Scored(traces, segments, found, table)
-        return self._scored[name, split]
-
-    def prediction(self) -> dict:
-        """`predict_disagreement`: probes of each layer, chosen on select."""
-        n, seed, data = self.config.n_points, self.config.seed, {}
-        with self.setup.progress.bar("prediction", 3) as advance:
-            for split in ("fit", "select", "report"):
-                one = self.scored("thinking", split)
-                data[split] = foretell_data(self.pair, one.traces, one.found, n, seed)
-                advance(1)
-        return predict_disagreement(data["fit"], data["select"], data["report"], seed)
-
-    @cached_property
-    def directions(self) -> Directions:
-        """Differences of means in the base, which reads both models' sampled traces of the fit split.
-
-        A behavior is deployed where the thinking model's share of sentences is above the base's,
-        intervals apart. Behaviors that are too rare for a direction are left out.
-        """
-        both = self.traces["base", "sampled"] + self.traces["thinking", "sampled"]
-        n_base, seed = len(self.traces["base", "sampled"]), self.config.seed
-        segments = segment_all(self.pair.base, both, self.config.annotator)
-        store = collect(self.pair.base, both, segments, reads=["before"])
-        labels = {}
-        for behavior in self.config.behaviors:
-            try:
-                labels[behavior] = check_labels(store, behavior)
-            except UserError:
-                continue
-        n_layers, vectors = self.pair.base.n_layers, []
-        for layer in range(n_layers):
-            x = store[hook_name("resid_post", layer), "before"]
-            vectors += [
-                as_tensor(mean_difference(x, y, "matched", store.previous)) for y in labels.values()
-            ]
-        stacked = torch.stack(vectors) if vectors else torch.zeros(0, self.pair.base.d_model)
-        deployed = []
-        counts = np.array([len(parts) for parts in segments])
-        for behavior in labels:
-            hits = np.array([sum(s.behavior == behavior for s in parts) for parts in segments])
-            base, thinking = (
-                ratio_bootstrap(hits[part], counts[part], seed=seed)
-                for part in (slice(None, n_base), slice(n_base, None))
-            )
-            if thinking.ci.low > base.ci.high:
-                deployed.append(behavior)
-        return Directions(
-            stacked.reshape(n_layers, len(labels), -1),
-            layer_units(store, n_layers),
-            list(labels),
-            deployed,
-        )
-
-    def _divergences(
-        self, split: str, places: Sequence[tuple[int, int]], layers: Sequence[int]
-    ) -> Divergences:
-        """Disagreements of the thinking model's traces of a split, at (trace, place)."""
-        traces, pair = self.scored("thinking", split).traces, self.pair
-        rows = sorted({i for i, _ in places})
-        points = read_points(pair, [traces[i] for i in rows], layers, pair.thinking.n_layers - 1)
-        wanted = {(i, traces[i].n_prompt + t - 1) for i, t in places}
-        masks = [
-            torch.tensor(
-                [
-                    [(rows[k], at) in wanted for at in row]
-                    for k, row in zip(p.trace.tolist(), p.at.tolist(), strict=True)
-                ],
-                device=p.at.device,
-            )
-            for p in points
-        ]
-        return divergences(pair, self.vocabulary, traces, rows, select(points, masks))
-
-    def explained(self) -> dict:
-        """`explained`: layer and dose from select, shares on report."""
-        ours, limit, seed = self.directions, self.config.n_points, self.config.seed
-        one = self.scored("thinking", "report")
-        if not ours.behaviors:
-            nothing = {"n": 0, "layer": None, "directions": None, "random": None, "deployed": []}
-            return nothing | {"by_behavior": {}, "table": {}, "examples": []}
-        with self.setup.progress.bar("explained", 2) as advance:
-            tried = self._divergences(
-                "select", self.scored("thinking", "select").differ[:limit], range(len(ours.vectors))
-            )
-            deployed = [ours.behaviors.index(b) for b in ours.deployed or ours.behaviors]
-            use = choose_use(tried, ours.vectors[:, deployed], ours.units, seed)
-            advance(1)
-            report = self._divergences("report", one.differ[:limit], [use.layer])
-            where = {at: row for row, at in enumerate(one.table.places)}
-            rows = [
-                where[at] for at in zip(report.trace.tolist(), report.place.tolist(), strict=True)
-            ]
-            found, hit = explain(
-                report, use, ours, [str(b) or "none" for b in one.table.behavior[rows]],
-                self.config.n_random, seed,
-            )  # fmt: skip
-            found["examples"] = counterfactuals(
-                self.pair, one.traces, one.found, report, use, ours, hit
-            )
-            advance(1)
-        return found
-
-    def patching(self, explained: dict) -> dict:
-        """`patching`, and by trace what the atlas shows."""
-        one, pair, seed = self.scored("thinking", "report"), self.pair, self.config.seed
-        places = one.first[: self.config.n_patched]
-        if len(places) < 2:
-            return {"n": len(places), "by_trace": []}
-        tokens = [
-            (int(one.found[i].thinking_token[t]), int(one.found[i].base_token[t]))
-            for i, t in places
-        ]
-        groups = np.array([one.traces[i].problem_id for i, _ in places])
-        splits = splits_at(pair, one.traces, places, tokens)
-        found: dict[str, dict[str, Restored]] = {}
-        with self.setup.progress.bar("patching", len(PATCHES) + 2) as advance:
-            for name, (source, destination) in PATCHES.items():
-                models = getattr(pair, source), getattr(pair, destination)
-                found[name] = patch(splits, *models, self.config.n_offsets)
-                advance(1)
-            crossed = factorial(splits, groups, seed)
-            advance(1)
-            parts = None
-            if explained["layer"] is not None:
-                whole = found["thinking_into_base"]["resid_post"].whole
-                parts = self._projected(explained["layer"], places, whole)
-            advance(1)
-        layers = range(pair.base.n_layers)
-        into = found["thinking_into_base"]
-        return {
-            "n": len(places),
-            "offsets": [-k for k in range(into[COMPONENTS[0]].gain.shape[1])],
-            "heatmap": {
-                name: {c: r.heatmap.tolist() for c, r in by_component.items()}
-                for name, by_component in found.items()
-            },
-            "at_last": {
-                name: {c: [at_last(r, n, groups, seed) for n in layers] for c, r in rows.items()}
-                for name, rows in found.items()
-            },
-            "factorial": crossed,
-            "projected": parts,
-            "by_trace": [
-                {
-                    "trace": i,
-                    "place": t,
-                    "patching": {c: r.of(k).round(3).tolist() for c, r in into.items()},
-                }
-                for k, (i, t) in enumerate(places)
-            ],
-        }
-
-    def _projected(
-        self, layer: int, places: Sequence[tuple[int, int]], whole: Float[np.ndarray, " row"]
-    ) -> dict:
-        first, ours = self._divergences("report", places, [layer]), self.directions
-        at = list(zip(first.trace.tolist(), first.place.tolist(), strict=True))
-        traces = self.scored("thinking", "report").traces
-        thinking = resid_before(self.pair.thinking, traces, at)[layer]
-        order = [places.index(place) for place in at]
-        return projected(
-            first, layer, thinking, whole[order], ours.vectors[layer], ours.behaviors,
-            self.config.n_random, self.config.seed,
-        )  # fmt: skip
-
-    def atlas(self, sources: dict[str, Scored], patched: list[dict]) -> dict:
-        """`atlas.json`: the first traces of each kind."""
-        records = []
-        with self.setup.progress.bar("atlas", len(sources)) as advance:
-            for name, one in sources.items():
-                n = min(self.config.n_atlas, len(one.traces))
-                at = [(i, int(t)) for i in range(n) for t in np.flatnonzero(one.found[i].differ)]
-                kl = lens_kl(self.pair, self.vocabulary, one.traces, at).T if at else []
-                for i in range(n):
-                    lens = {t: kl[k] for k, (j, t) in enumerate(at) if j == i}
-                    shown = {
-                        row["place"]: row["patching"]
-                        for row in patched
-                        if name == "thinking" and row["trace"] == i
-                    }
-                    records.append(
-                        trace_record(
-                            self.pair.base, name, one.traces[i], one.segments[i], one.found[i],
-                            lens, shown,
-                        )
-                    )  # fmt: skip
-                advance(1)
-        return {
-            "schema": ATLAS,
-            "pair": self.pair.name,
-            "n_layers": self.pair.base.n_layers,
-            "components": list(COMPONENTS),
-            "offsets": [-k for k in range(self.config.n_offsets)],
-            "behaviors": sorted({s["behavior"] for r in records for s in r["segments"]} - {None}),
-            "traces": records,
-        }
-
-
-def at_last(one: Restored, layer: int, groups: np.ndarray, seed: int) -> dict:
-    """One row of `patching.at_last`."""
-    found = one.at_last(layer, groups, seed)
-    return {"layer": layer, "restored": found["value"], "ci": found["ci"]}
