@@ -57,5 +57,6 @@ class Setup(Generic[C]):
 
     def stage(self, name: str, work: Callable[[Path], None], *inputs: object) -> Path:
         """A stage that depends on the configuration, both models, and what else is named (JSON)."""
-        models = [self.pair.base.fingerprint, self.pair.thinking.fingerprint]
+        pair = self.pair.base, self.pair.thinking
+        models = [(model.fingerprint, model.tokenizer_hash) for model in pair]
         return self.run.stage(name, [*models, *inputs], work)

@@ -22,7 +22,12 @@ from probes.inference import (
     permutation_p_value,
     ratio_bootstrap,
 )
-from probes.metrics import auroc, auroc_bootstrap, expected_calibration_error
+from probes.metrics import (
+    auroc,
+    auroc_bootstrap,
+    expected_calibration_error,
+    paired_auroc_bootstrap,
+)
 from probes.nulls import covariance_matched_directions, random_directions, shuffle_labels
 from probes.splits import grouped_folds, split_groups
 from probes.streaming import StreamingMeanDifference
@@ -55,6 +60,7 @@ __all__ = [
     "gini_bootstrap",
     "grouped_folds",
     "holm",
+    "paired_auroc_bootstrap",
     "paired_bootstrap",
     "paired_ratio_bootstrap",
     "permutation_p_value",

@@ -41,6 +41,37 @@ def auroc_bootstrap(
     return auroc_estimate(scores, y, codes, bootstrap_weights(n_groups, n_boot, seed), level)
 
 
+def paired_auroc_bootstrap(
+    a: Float[Array, " n"],
+    b: Float[Array, " n"],
+    y: Bool[np.ndarray, " n"],
+    groups: Groups,
+    *,
+    n_boot: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """AUROC of scores a minus that of scores b on the same rows, with an interval over groups.
+
+    Raises ValueError as `auroc_bootstrap`.
+    """
+    codes, n_groups = group_codes(groups)
+    s, y = _checked(a, y)
+    other, _ = _checked(b, y)
+    same_length(a=s, b=other, groups=codes)
+    weights = bootstrap_weights(n_groups, n_boot, seed)
+    block = max(1, 4_000_000 // len(s))
+
+    def difference(w: Float[np.ndarray, "boot n"]) -> Float[np.ndarray, " boot"]:
+        return _weighted_auroc(s, y, w) - _weighted_auroc(other, y, w)
+
+    samples = np.concatenate(
+        [difference(weights[i : i + block][:, codes]) for i in range(0, n_boot, block)]
+    )
+    value = difference(np.ones((1, len(s))))[0]
+    return Estimate(float(value), percentile_interval(samples, level))
+
+
 def auroc_estimate(
     scores: Float[Array, " n"],
     y: Bool[np.ndarray, " n"],

@@ -7,7 +7,7 @@ from interp.atlas import write_atlas
 from interp.config import DivergenceConfig
 from interp.divergence.layers import layer_curves
 from interp.divergence.stages import Divergence
-from interp.divergence.summary import promoted, summarize
+from interp.divergence.summary import MIN_TRACES, promoted, summarize
 from interp.divergence.traces import make_traces
 from interp.divergence.vocabulary import shared_vocabulary
 from interp.divergence.weights import weight_changes
@@ -35,11 +35,12 @@ def run_divergence(
     work = Divergence(setup, vocabulary, make_traces(setup, vocabulary))
     sources = {name: work.scored(name, "report") for name in work.sources}
     main = sources["thinking"]
-    if not main.first:
-        raise UserError(
-            "Base and thinking model choose the same token at every place of the thinking model's traces, "
-            "so there is nothing to explain: choose a pair that differs."
-        )
+    for split in ("fit", "select", "report"):
+        if (n := len(work.scored("thinking", split).first)) < MIN_TRACES:
+            raise UserError(
+                f"Base and thinking model choose another token in {n} of the thinking model's traces to "
+                f"{split}, expected at least {MIN_TRACES}: choose a pair that differs more, or more problems."
+            )
     summaries = work.kept(
         "summary",
         lambda: {n: summarize(s.table, s.found, config.seed) for n, s in sources.items()},

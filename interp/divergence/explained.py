@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from interp.divergence.layers import lens
-from interp.divergence.summary import estimate
+from interp.divergence.summary import MIN_TRACES, estimate
 from interp.divergence.tokens import compare
 from interp.divergence.vocabulary import Vocabulary
 from interp.hybrid.points import Points
@@ -18,7 +18,7 @@ from interp.queries import logits_above
 from interp.types import Trace
 from probes import bootstrap_over_groups, permutation_p_value, random_directions
 
-DOSES = (0.1, 0.2, 0.3, 0.5)
+DOSES = (0.1, 0.2, 0.3, 0.5, 0.8)
 """Lengths that are tried, in mean norms of the residual stream before segments."""
 CLOSED = 0.5
 """Share of the KL that has to close for a divergence to count as explained."""
@@ -143,6 +143,10 @@ def closed(
     return np.asarray(after <= (1 - CLOSED) * kl)
 
 
+NOTHING = {"n": 0, "directions": None, "ci": None, "random": None, "random_q95": None}
+"""A share explained where there is too little to measure it on, or no direction."""
+
+
 @dataclass(frozen=True)
 class Use:
     """A layer, and a length in mean residual norms before segments."""
@@ -254,17 +258,19 @@ def explain(
         }
 
     every, high = np.ones(len(report.kl), bool), report.high
-    enough = len(set(report.groups[high].tolist())) > 1
+    enough = len(set(report.groups[high].tolist())) >= MIN_TRACES and bool(ours)
     kinds = np.array(shown)
+    counts = {str(kind): int((high & (kinds == kind)).sum()) for kind in np.unique(kinds)}
     table = {
         str(kind): {
             b: float(hit[i][high & (kinds == kind)].mean()) for i, b in enumerate(behaviors)
         }
-        for kind in np.unique(kinds[high])
+        for kind, n in counts.items()
+        if n >= MIN_TRACES
     }
     return {
-        **(union(high) if enough else {"n": int(high.sum()), "directions": None, "random": None}),
-        "all": union(every),
+        **(union(high) if enough else NOTHING | {"n": int(high.sum())}),
+        "all": union(every) if ours else None,
         "high": HIGH,
         "layer": use.layer,
         "dose": use.dose,
@@ -272,4 +278,5 @@ def explain(
         "deployed": known.deployed,
         "by_behavior": {b: alone(i, high if enough else every) for i, b in enumerate(behaviors)},
         "table": table,
+        "table_n": counts,
     }, hit

@@ -22,7 +22,7 @@ from probes import (
     auroc,
     auroc_bootstrap,
     bootstrap_over_groups,
-    paired_bootstrap,
+    paired_auroc_bootstrap,
     rng,
     shuffle_labels,
 )
@@ -96,7 +96,7 @@ def layer_curves(
         for layer, values in enumerate(lens_kl(pair, vocabulary, traces, [every[r] for r in at])):
             mean = estimate(bootstrap_over_groups(values, table.trace[at], seed=seed))
             curves[kind].append({"layer": layer, "kl": mean["value"], "ci": mean["ci"]})
-    return {"lens": curves, "n": {kind: len(at) for kind, at in kinds.items()}}
+    return {"lens": curves, "n": {kind: len(set(at.tolist())) for kind, at in kinds.items()}}
 
 
 @dataclass(frozen=True)
@@ -158,22 +158,11 @@ def predict_disagreement(fit: Foretold, select: Foretold, report: Foretold, seed
         "ci": by_layer[best]["ci"],
         "base_entropy_auroc": entropy["value"],
         "base_entropy_ci": entropy["ci"],
-        "difference": _paired(on_report[best], report, seed),
+        "difference": estimate(
+            paired_auroc_bootstrap(
+                on_report[best], report.entropy, report.differ, report.groups, seed=seed
+            )
+        ),
         "shuffled_auroc": auroc(scores(best, shuffled, report), report.differ),
         "by_layer": by_layer,
     }
-
-
-def _paired(scores: Float[np.ndarray, " n"], report: Foretold, seed: int) -> dict:
-    """AUROC of the probe minus that of the base's entropy: each positive's placement, paired.
-
-    A positive's placement is the share of negatives under it; its mean is the AUROC (DeLong 1988).
-    """
-    placements = []
-    for values in (scores, report.entropy):
-        negatives = np.sort(values[~report.differ])
-        positives = values[report.differ]
-        low, high = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
-        placements.append((low + high) / 2 / len(negatives))
-    ours, entropy = placements
-    return estimate(paired_bootstrap(ours, entropy, report.groups[report.differ], seed=seed))

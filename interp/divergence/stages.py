@@ -15,9 +15,25 @@ from interp.behaviors import segment_all
 from interp.config import DivergenceConfig
 from interp.directions import as_tensor, mean_difference
 from interp.divergence.atlas_data import trace_record
-from interp.divergence.explained import Directions, Divergences, choose_use, divergences, explain
+from interp.divergence.explained import (
+    HIGH,
+    NOTHING,
+    Directions,
+    Divergences,
+    choose_use,
+    divergences,
+    explain,
+)
 from interp.divergence.layers import foretell_data, lens_kl, predict_disagreement
-from interp.divergence.patching import COMPONENTS, PATCHES, Restored, factorial, patch, splits_at
+from interp.divergence.patching import (
+    COMPONENTS,
+    PATCHES,
+    Restored,
+    Splits,
+    factorial,
+    patch,
+    splits_at,
+)
 from interp.divergence.projection import projected
 from interp.divergence.reading import resid_before
 from interp.divergence.shown import counterfactuals
@@ -33,7 +49,7 @@ from interp.readings import check_labels, layer_units
 from interp.runs import read_json, write_json
 from interp.setup import Setup
 from interp.types import Segment, Trace
-from probes import ratio_bootstrap
+from probes import ratio_bootstrap, rng
 
 
 @dataclass(frozen=True)
@@ -139,11 +155,17 @@ class Divergence:
             if thinking.ci.low > base.ci.high:
                 deployed.append(behavior)
         return Directions(
-            stacked.reshape(n_layers, len(labels), -1),
+            stacked.reshape(n_layers, len(labels), self.pair.base.d_model),
             layer_units(store, n_layers),
             list(labels),
             deployed,
         )
+
+    def drawn(self, split: str) -> list[tuple[int, int]]:
+        """Up to `n_points` of a split's disagreements, drawn at random."""
+        every = self.scored("thinking", split).differ
+        order = rng(self.config.seed, "divergences", split).permutation(len(every))
+        return sorted(every[i] for i in order[: self.config.n_points])
 
     def _divergences(
         self, split: str, places: Sequence[tuple[int, int]], layers: Sequence[int]
@@ -167,19 +189,18 @@ class Divergence:
 
     def explained(self) -> dict:
         """`explained`: layer and dose from select, shares on report."""
-        ours, limit, seed = self.directions, self.config.n_points, self.config.seed
+        ours, seed = self.directions, self.config.seed
         one = self.scored("thinking", "report")
         if not ours.behaviors:
-            nothing = {"n": 0, "layer": None, "directions": None, "random": None, "deployed": []}
-            return nothing | {"by_behavior": {}, "table": {}, "examples": []}
+            unknown = {"all": None, "high": HIGH, "layer": None, "dose": None, "deployed": []}
+            none = {"by_behavior": {}, "table": {}, "table_n": {}, "examples": []}
+            return NOTHING | unknown | none | {"n_random": self.config.n_random}
         with self.setup.progress.bar("explained", 2) as advance:
-            tried = self._divergences(
-                "select", self.scored("thinking", "select").differ[:limit], range(len(ours.vectors))
-            )
+            tried = self._divergences("select", self.drawn("select"), range(len(ours.vectors)))
             deployed = [ours.behaviors.index(b) for b in ours.deployed or ours.behaviors]
             use = choose_use(tried, ours.vectors[:, deployed], ours.units, seed)
             advance(1)
-            report = self._divergences("report", one.differ[:limit], [use.layer])
+            report = self._divergences("report", self.drawn("report"), [use.layer])
             where = {at: row for row, at in enumerate(one.table.places)}
             rows = [
                 where[at] for at in zip(report.trace.tolist(), report.place.tolist(), strict=True)
@@ -197,22 +218,20 @@ class Divergence:
     def patching(self, explained: dict) -> dict:
         """`patching`, and by trace what the atlas shows."""
         one, pair, seed = self.scored("thinking", "report"), self.pair, self.config.seed
-        places = one.first[: self.config.n_patched]
-        if len(places) < 2:
-            return {"n": len(places), "at_last": {}, "by_trace": []}
-        tokens = [
-            (int(one.found[i].thinking_token[t]), int(one.found[i].base_token[t]))
-            for i, t in places
-        ]
-        groups = np.array([one.traces[i].problem_id for i, _ in places])
-        splits = splits_at(pair, one.traces, places, tokens)
+        traces = sorted({i for i, _ in one.differ})[: self.config.n_patched]
+        draws, places = rng(seed, "patched"), []
+        for i in traces:
+            places.append((i, int(draws.choice(np.flatnonzero(one.found[i].differ)))))
+        firsts = [place for place in one.first if place[0] in set(traces)]
+        splits, at_first = (self._splits(at) for at in (places, firsts))
+        groups = np.array([one.traces[i].problem_id for i in traces])
         found: dict[str, dict[str, Restored]] = {}
         with self.setup.progress.bar("patching", len(PATCHES) + 2) as advance:
             for name, (source, destination) in PATCHES.items():
                 models = getattr(pair, source), getattr(pair, destination)
                 found[name] = patch(splits, *models, self.config.n_offsets)
                 advance(1)
-            crossed = factorial(splits, groups, seed)
+            crossed = factorial(at_first, groups, seed)
             advance(1)
             parts = None
             if explained["layer"] is not None:
@@ -243,6 +262,14 @@ class Divergence:
                 for k, (i, t) in enumerate(places)
             ],
         }
+
+    def _splits(self, places: Sequence[tuple[int, int]]) -> Splits:
+        one = self.scored("thinking", "report")
+        tokens = [
+            (int(one.found[i].thinking_token[t]), int(one.found[i].base_token[t]))
+            for i, t in places
+        ]
+        return splits_at(self.pair, one.traces, places, tokens)
 
     def _projected(
         self, layer: int, places: Sequence[tuple[int, int]], whole: Float[np.ndarray, " row"]

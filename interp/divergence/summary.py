@@ -16,6 +16,8 @@ N_BINS = 10
 FAR = 8
 """Tokens to the next segment start from which on distances are counted together."""
 N_PROMOTED = 20
+MIN_TRACES = 5
+"""Traces with a disagreement under which shares of disagreements have no interval."""
 
 
 def estimate(found: Estimate) -> dict:
@@ -108,7 +110,7 @@ def summarize(table: Table, found: Sequence[TokenDivergence], seed: int) -> dict
     first = [np.flatnonzero(one.differ)[:1] for one in found]
     firsts = [int(f[0]) for f in first if len(f)]
     top5 = None
-    if table.differ.any():
+    if len(set(table.trace[table.differ])) >= MIN_TRACES:
         top5 = estimate(share(table, table.differ & (rank <= 5), table.differ, seed))
     return {
         "traces": table.n_traces,

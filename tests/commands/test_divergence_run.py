@@ -183,4 +183,6 @@ def test_a_pair_that_never_differs_is_one_sentence(tmp_path):
     base = weights_folder("countdown-rl") / "base"
     for name in ("base", "thinking"):
         shutil.copytree(base, tmp_path / "same" / name)
-    assert "nothing to" in refused(tmp_path / "out", "--pair", str(tmp_path / "same"))
+    assert "choose a pair that differs" in refused(
+        tmp_path / "out", "--pair", str(tmp_path / "same")
+    )

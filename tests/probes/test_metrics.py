@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from probes import auroc, auroc_bootstrap, expected_calibration_error
+from probes import (
+    auroc,
+    auroc_bootstrap,
+    expected_calibration_error,
+    paired_auroc_bootstrap,
+)
 from probes.inference import bootstrap_weights
 
 
@@ -101,3 +106,19 @@ def test_calibration_error_vanishes_for_true_probabilities():
     r = np.random.default_rng(2)
     p = r.random(20_000)
     assert expected_calibration_error(p, r.random(20_000) < p) < 0.015
+
+
+def test_paired_difference_of_aurocs_equals_a_slow_resampling_loop():
+    draws = np.random.default_rng(4)
+    groups = np.repeat(np.arange(12), 5)
+    y = draws.random(60) < 0.5
+    a, b = draws.normal(size=60) + y, draws.normal(size=60) + 0.4 * y
+    found = paired_auroc_bootstrap(a, b, y, groups, n_boot=150, seed=3)
+    samples = []
+    for weights in bootstrap_weights(12, 150, 3):
+        rows = np.repeat(np.arange(60), weights[groups].astype(int))
+        samples.append(roc_auc_score(y[rows], a[rows]) - roc_auc_score(y[rows], b[rows]))
+    low, high = np.quantile(samples, [0.025, 0.975], method="inverted_cdf")
+    assert found.value == pytest.approx(roc_auc_score(y, a) - roc_auc_score(y, b))
+    assert (found.ci.low, found.ci.high) == (pytest.approx(low), pytest.approx(high))
+    assert paired_auroc_bootstrap(a, a, y, groups).value == 0

@@ -1,5 +1,6 @@
 """Patches against a slow loop over Hugging Face's own model, and identities that must hold."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -103,11 +104,69 @@ def test_all_of_the_last_residual_stream_restores_everything(one_head, splits, g
     assert rows[last]["interaction"] == pytest.approx(0, abs=1e-3)
 
 
-def test_the_factorial_adds_up(pair, splits, groups):
-    (bb, _), (tt, _) = keep_all(pair.base, splits), keep_all(pair.thinking, splits)
-    for row in factorial(splits, groups, 0):
-        whole = row["upstream"] + row["late"] + row["interaction"]
-        assert whole == pytest.approx((tt - bb).mean(), rel=1e-4, abs=1e-3)
+def test_the_factorial_equals_a_slow_loop(
+    slow, slow_thinking, traces, found, places, splits, groups
+):
+    sums = np.zeros(4)  # Y of base, thinking upstream, base upstream in thinking, thinking
+    for i, t in places:
+        tokens = list(traces[i].tokens[: traces[i].n_prompt + t])
+        pair_of = int(found[i].thinking_token[t]), int(found[i].base_token[t])
+        of = {m: m.outputs(tokens, LAYER) for m in (slow, slow_thinking)}
+        sums += [
+            y_of(slow.logits(tokens), *pair_of),
+            y_of(slow.logits(tokens, {LAYER: lambda r, o=of: o[slow_thinking][None]}), *pair_of),
+            y_of(slow_thinking.logits(tokens, {LAYER: lambda r, o=of: o[slow][None]}), *pair_of),
+            y_of(slow_thinking.logits(tokens), *pair_of),
+        ]
+    bb, tb, bt, tt = sums / len(places)
+    row = factorial(splits, groups, 0)[LAYER]
+    assert row["upstream"] == pytest.approx(tb - bb, rel=1e-2, abs=2e-2)
+    assert row["late"] == pytest.approx(bt - bb, rel=1e-2, abs=2e-2)
+    assert row["interaction"] == pytest.approx((tt - tb) - (bt - bb), rel=1e-2, abs=2e-2)
+    assert row["portable"] == pytest.approx((tb - bb) / (tt - bb), rel=2e-2, abs=2e-2)
+
+
+@contextmanager
+def replaced_output(block, values):
+    def hook(module, args, out):
+        new = (out[0] if isinstance(out, tuple) else out).clone()
+        new[0, -1] = values
+        return (new, *out[1:]) if isinstance(out, tuple) else new
+
+    handle = block.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def kept_output(block, kept):
+    handle = block.register_forward_hook(
+        lambda module, args, out: kept.append((out[0] if isinstance(out, tuple) else out)[0, -1])
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("component, module", [("attn_out", "self_attn"), ("mlp_out", "mlp")])
+def test_patches_of_components_back_into_the_thinking_model_equal_a_slow_loop(
+    pair, slow, slow_thinking, traces, found, places, splits, component, module
+):
+    restored = patch(splits, pair.base, pair.thinking, 1, (component,))[component]
+    for row, (i, t) in enumerate(places[:4]):
+        tokens = list(traces[i].tokens[: traces[i].n_prompt + t])
+        pair_of = int(found[i].thinking_token[t]), int(found[i].base_token[t])
+        kept = []
+        with kept_output(getattr(slow.model.model.layers[LAYER], module), kept):
+            base = y_of(slow.logits(tokens), *pair_of)
+        clean = y_of(slow_thinking.logits(tokens), *pair_of)
+        with replaced_output(getattr(slow_thinking.model.model.layers[LAYER], module), kept[0]):
+            patched = y_of(slow_thinking.logits(tokens), *pair_of)
+        assert restored.whole[row] == pytest.approx(base - clean, rel=1e-2, abs=2e-2)
+        assert restored.gain[LAYER, 0, row] == pytest.approx(patched - clean, rel=2e-2, abs=3e-2)
 
 
 def test_components_of_one_layer_add_up_to_its_residual(pair, splits):
@@ -265,7 +324,7 @@ def test_the_use_with_the_largest_excess_is_chosen(diverged, some_high, monkeypa
 
 
 def test_the_full_patch_equals_patching_and_parts_lie_along_directions(
-    pair, vocabulary, traces, found, places, splits, groups
+    pair, slow, vocabulary, traces, found, places, splits, groups
 ):
     whole = patch(splits, pair.thinking, pair.base, 1, ("resid_post",))["resid_post"]
     points = read_points(pair, traces, [LAYER], pair.thinking.n_layers - 1)
@@ -288,6 +347,21 @@ def test_the_full_patch_equals_patching_and_parts_lie_along_directions(
     vectors = torch.stack([(thinking - base)[0], torch.randn(32)])
     said = projected(first, LAYER, thinking, whole.whole[order], vectors, names, 25, 0)
     assert said["full"]["value"] == pytest.approx(whole.heatmap[LAYER, 0], rel=1e-3, abs=1e-3)
+    # Along the first direction alone, by hand: the patch projected on it, and what is left of it.
+    unit = vectors[0] / vectors[0].norm()
+    along = ((thinking - base) @ unit)[:, None] * unit
+    for edit, got in (
+        (along, said["directions"]["one"]["value"]),
+        (thinking - base - along, said["directions"]["one"]["complement"]),
+    ):
+        gain = 0.0
+        for k, (i, t) in enumerate(at):
+            tokens = list(traces[i].tokens[: traces[i].n_prompt + t])
+            pair_of = int(found[i].thinking_token[t]), int(found[i].base_token[t])
+            patched = slow.logits(tokens, {LAYER: at_last(base[k] + edit[k])})
+            gain += y_of(patched, *pair_of) - y_of(slow.logits(tokens), *pair_of)
+        assert got == pytest.approx(gain / whole.whole.sum(), rel=2e-2, abs=2e-2)
+    assert 0 < said["directions"]["one"]["p_value"] <= 1
     everything = projected(
         first,
         LAYER,
