@@ -305,7 +305,7 @@ def main() -> None:
     except ValueError as error:
         if not isinstance(error, UserError) and not _is_ours(error):
             raise
-        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except (OSError, SafetensorError) as error:
         full = (
@@ -318,6 +318,7 @@ def main() -> None:
             f"[bold red]Error:[/] Could not write or read ({escape(str(error))}): {advice}, or "
             "choose another; what is done stays, run the same command to go on.",
             highlight=False,
+            soft_wrap=True,
         )
         sys.exit(2)
 

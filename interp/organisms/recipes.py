@@ -107,6 +107,7 @@ def train_organism(name: str, out: Path, progress: Progress) -> Path:
     model.set_attn_implementation("eager")  # short texts: half the time of the fused backward
     problems = list(Countdown().problems(held_out=False))
     recipes[name](model, problems, out / name, progress)
+    (out / name).mkdir(parents=True, exist_ok=True)
     write_json(out / name / "pair.json", {"prompt": CAREFUL})
     return out / name
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from interp.activations import READS, SITES, collect, hook_name, load_store, read_span
+from interp.activations import READS, collect, hook_name, load_store, read_span
 from interp.behaviors import segment
 from interp.errors import UserError
 from interp.models import load_model

@@ -149,7 +149,7 @@ def test_memory_is_flat_in_the_number_of_sequences_with_150_000_tokens():
         )
         grown.append(float(done.stdout.split()[-1]))
     # All logits of one model would be 4 x 512 x 150,000 x 4 bytes = 1.2 GB.
-    assert grown[1] - grown[0] < 100
+    assert grown[1] - grown[0] < 200
     assert max(grown) < 400
 
 
