@@ -153,7 +153,9 @@ class Selection:
         sets on the first problems. The finalists' `rows` get their final numbers.
         """
         seeds, scores = self.setup.config.seeds, []
-        ranked = sorted(matching(rows, vectors=METHODS[1:]), key=lambda row: -row["accuracy"])[:N_FINALISTS]
+        ranked = sorted(matching(rows, vectors=METHODS[1:]), key=lambda row: -row["accuracy"])[
+            :N_FINALISTS
+        ]
         with self.progress.bar("finalists", len(ranked) * len(seeds)) as advance:
             for row in ranked:
                 runs, null, recipe = [], [], recipe_of(row)

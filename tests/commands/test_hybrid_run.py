@@ -79,7 +79,7 @@ def value(results, arm):
 @pytest.mark.slow
 def test_on_the_rl_pair_vectors_recover_the_gap_and_random_ones_do_not(undisturbed):
     assert value(undisturbed, "hybrid") > 0.7
-    assert value(undisturbed, "thinking-token") == pytest.approx(1.0)
+    assert value(undisturbed, "thinking-token") == pytest.approx(1.0)  # at every disagreement
     assert value(undisturbed, "random-vectors") < 0.4
     assert value(undisturbed, "random-positions") < 0.4
     assert undisturbed["arms"]["hybrid"]["tokens_steered"] < 0.12

@@ -42,6 +42,8 @@ def start(out: Path, **more) -> subprocess.Popen:
     """The command itself, on a small job."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-c", CODE, *ARGUMENTS.split(), str(out)]
+    # A shell's background jobs ignore Ctrl-C, and hand that down.
+    more.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     return subprocess.Popen(
         arguments, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from interp.activations import READS, collect, hook_name, load_store, read_span
+from interp.activations import READS, SITES, collect, hook_name, load_store, read_span
 from interp.behaviors import segment
 from interp.errors import UserError
 from interp.models import load_model
@@ -56,14 +56,15 @@ def test_collect_equals_indexing_the_full_cache(sharp, traces, segments, tmp_pat
     assert set(store.values) == {
         (f"blocks.{layer}.hook_{site}", read)
         for layer in range(3)
-        for site in ("resid_pre", "resid_mid", "resid_post")
+        for site in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
         for read in ("before", "first", "mean", "-13:-8")
     }
     row = 0
     for t, (trace, parts) in enumerate(zip(traces, segments, strict=True)):
         with torch.no_grad():
             _, cache = sharp.bridge.run_with_cache(
-                torch.tensor([trace.tokens]), names_filter=lambda name: "hook_resid" in name
+                torch.tensor([trace.tokens]),
+                names_filter=lambda name: any(f"hook_{site}" in name for site in SITES),
             )
         for s, part in enumerate(parts):
             for hook, read in store.values:
