@@ -202,6 +202,22 @@ def layer_axis(layers: Collection[int]) -> dict[str, Any]:
     }
 
 
+def outline(fig: go.Figure, down: int, along: int, width: float = 2, **more: Any) -> None:
+    """Draw a frame around the cell of a heatmap that is `down` rows and `along` columns in.
+
+    `more` goes to the shape.
+    """
+    fig.add_shape(
+        type="rect",
+        x0=along - 0.5,
+        x1=along + 0.5,
+        y0=down - 0.5,
+        y1=down + 0.5,
+        line={"color": theme.INK, "width": width},
+        **more,
+    )
+
+
 def nothing(message: str) -> go.Figure:
     """A figure that says why it is empty."""
     fig = go.Figure()

@@ -29,6 +29,7 @@ from figures._parts import (
     ink,
     label,
     nothing,
+    outline,
     percent,
     percents,
 )
@@ -194,16 +195,7 @@ def _cells(
     for i, name in enumerate(segments):
         if name in columns:
             j = columns.index(name)
-            fig.add_shape(
-                type="rect",
-                x0=j - 0.5,
-                x1=j + 0.5,
-                y0=i - 0.5,
-                y1=i + 0.5,
-                line={"color": theme.INK, "width": 2},
-                row=1,  # pyright: ignore[reportArgumentType]
-                col=2,  # pyright: ignore[reportArgumentType]
-            )
+            outline(fig, i, j, row=1, col=2)
     bare = {"showgrid": False, "showline": False, "tickcolor": "white"}
     fig.update_xaxes(
         title_text="Direction added",

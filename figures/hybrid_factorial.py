@@ -16,6 +16,7 @@ from figures._parts import (
     label,
     note,
     nothing,
+    outline,
     part,
     percent,
     safe,
@@ -78,18 +79,7 @@ def factorial_heatmap(results: Mapping[str, Any]) -> go.Figure:
         fig.add_trace(cell_text(x, y, texts, inks), row=1, col=col)
         if chosen in found and chosen[0] == panel:
             i, j = rows.index(chosen[1]), columns.index(chosen[2])
-            fig.add_shape(
-                type="rect",
-                x0=j - 0.5,
-                x1=j + 0.5,
-                y0=i - 0.5,
-                y1=i + 0.5,
-                line={"color": theme.INK, "width": 2.5},
-                name="chosen on select",
-                showlegend=True,
-                row=1,  # pyright: ignore[reportArgumentType]
-                col=col,  # pyright: ignore[reportArgumentType]
-            )
+            outline(fig, i, j, 2.5, name="chosen on select", showlegend=True, row=1, col=col)
     if not any(_cell(one) is not None for one in entries):
         note(fig, "No recovery: the gap was refused.", x=0.5, y=0.5, xref="paper", yref="paper")
     edge = 0.53

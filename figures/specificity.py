@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from figures import theme
-from figures._parts import behavior_names, cell_text, color_bar, ink, nothing, part
+from figures._parts import behavior_names, cell_text, color_bar, ink, nothing, outline, part
 
 _VEILED = "#7A7A7A"
 """Color of the numbers in veiled cells."""
@@ -71,14 +71,7 @@ def specificity_heatmap(results: Mapping[str, Any]) -> go.Figure:
     fig.add_trace(cell_text(x, y, texts, inks))
     for i, row in enumerate(names):
         j = columns.index(row)
-        fig.add_shape(
-            type="rect",
-            x0=j - 0.5,
-            x1=j + 0.5,
-            y0=i - 0.5,
-            y1=i + 0.5,
-            line={"color": theme.INK, "width": 2},
-        )
+        outline(fig, i, j)
     edge = 0.52  # a little beyond the cells, so that their outline is not cut
     fig.update_xaxes(
         title_text="Behavior measured",

@@ -335,7 +335,7 @@ class CausalTest:
         }
         groups = [t.problem_id for t in self.clean_traces]
         change = paired_bootstrap(steered.correct, clean.correct, groups, seed=seed)
-        accuracy_effect = {"value": change.value, "ci": [change.ci.low, change.ci.high]}
+        accuracy_effect = change.as_json()
         if self.kind == "ablation":
             rate = record["baseline_rate"]
             removed = -record["effect"] / rate if rate else None

@@ -36,6 +36,7 @@ PairName = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")]
+MaxTokens = Annotated[int, typer.Option(help="Budget of prompt and trace together, in tokens.")]
 NReport = Annotated[int, typer.Option(min=10, help="Problems in the report split.")]
 
 
@@ -119,9 +120,7 @@ def hybrid(
             help="What the prompt baseline puts before each problem [default: the pair's]."
         ),
     ] = None,
-    max_tokens: Annotated[
-        int, typer.Option(help="Budget of prompt and trace together, in tokens.")
-    ] = 169,
+    max_tokens: MaxTokens = 169,
 ) -> None:
     """Let the base write and the thinking model decide when: which share of the gap closes?
 
@@ -185,9 +184,7 @@ def diverge(
     sampled: Annotated[
         bool, typer.Option("--sampled", help="Compare on traces at temperature 1, not greedy ones.")
     ] = False,
-    max_tokens: Annotated[
-        int, typer.Option(help="Budget of prompt and trace together, in tokens.")
-    ] = 169,
+    max_tokens: MaxTokens = 169,
 ) -> None:
     """Show where the thinking model's decisions part from the base model's, and why.
 

@@ -65,8 +65,8 @@ class DivergenceConfig:
     """What a run depends on. Problem counts are upper limits of each split.
 
     `n_random` random directions stand beside each one, `n_points` disagreements and as many agreements
-    of a split are read for curves and probes, `n_patched` first disagreements are patched at
-    `n_offsets` positions, `n_atlas` traces of each kind are shown. `max_tokens` is the budget of prompt
+    of a split are read for curves and probes, a disagreement of each of `n_patched` traces is patched
+    at `n_offsets` positions, `n_atlas` traces of each kind are shown. `max_tokens` is the budget of prompt
     and trace together.
     """
 

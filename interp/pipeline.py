@@ -19,7 +19,7 @@ from interp.progress import Progress
 from interp.readings import check_labels, vector_and_unit
 from interp.runs import Run, content_key, write_json
 from interp.tasks import Countdown
-from interp.traces import accuracy, generate_once, read_traces
+from interp.traces import Job, accuracy, generate_all, read_traces
 from probes import (
     LogisticProbe,
     MeanDifference,
@@ -48,29 +48,23 @@ ESTIMATORS = {
 def make_traces(run: Run, pair: Pair, config: Config, progress: Progress) -> Material:
     """Sample every split from both models, and decode the report split greedily as well."""
     splits = split_problems(config)
-    jobs = [(m, s, True) for m in ("base", "thinking") for s in splits]
-    jobs += [(m, "report", False) for m in ("base", "thinking")]
-
-    def work(folder: Path) -> None:
-        with progress.bar("traces", sum(len(splits[s]) for _, s, _ in jobs)) as advance:
-            for model, split, sampled in jobs:
-                generate_once(
-                    folder / f"{model}-{split}-{'sampled' if sampled else 'greedy'}.jsonl",
-                    getattr(pair, model),
-                    splits[split],
-                    sampled=sampled,
-                    seed=config.seed,
-                    advance=advance,
-                )
-
+    wanted = [(m, s, True) for m in ("base", "thinking") for s in splits]
+    wanted += [(m, "report", False) for m in ("base", "thinking")]
+    jobs = {
+        (m, s if sampled else "greedy"): Job(
+            f"{m}-{s}-{'sampled' if sampled else 'greedy'}.jsonl",
+            getattr(pair, m), splits[s], sampled, config.seed,
+        )
+        for m, s, sampled in wanted
+    }  # fmt: skip
     fingerprints = [pair.base.fingerprint, pair.thinking.fingerprint]
-    folder = run.stage("traces", fingerprints, work)
+    folder = run.stage(
+        "traces", fingerprints, lambda folder: generate_all(folder, list(jobs.values()), progress)
+    )
     traces, segments = {}, {}
-    for model, split, sampled in jobs:
-        key = (model, split if sampled else "greedy")
-        name = f"{model}-{split}-{'sampled' if sampled else 'greedy'}.jsonl"
-        traces[key] = read_traces(folder / name)
-        segments[key] = segment_all(getattr(pair, model), traces[key], config.annotator)
+    for key, job in jobs.items():
+        traces[key] = read_traces(folder / job.file)
+        segments[key] = segment_all(job.model, traces[key], config.annotator)
     return Material(traces, segments)
 
 
@@ -171,14 +165,14 @@ def report_probes(
 
 def _estimate(values: np.ndarray, groups: list[str], seed: int) -> dict:
     found = bootstrap_over_groups(values, groups, seed=seed)
-    return {"value": found.value, "ci": [found.ci.low, found.ci.high], "n": len(values)}
+    return found.as_json() | {"n": len(values)}
 
 
 def _frequency(material: Material, model: str, behavior: str, seed: int) -> dict:
     rows = material.segments[model, "report"]
     hits = np.array([sum(s.behavior == behavior for s in row) for row in rows], float)
     found = ratio_bootstrap(hits, np.array([len(row) for row in rows], float), seed=seed)
-    return {"value": found.value, "ci": [found.ci.low, found.ci.high]}
+    return found.as_json()
 
 
 def verdict(entry: dict) -> str:

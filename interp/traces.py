@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.models import Frame, Model, left_pad, positions_of
+from interp.progress import Progress
 from interp.tasks import Countdown
 from interp.types import Problem, Trace
 
@@ -206,29 +207,39 @@ def write_traces(traces: Sequence[Trace], path: Path) -> None:
     partial.rename(path)
 
 
-def generate_once(
-    path: Path,
-    model: Model,
-    problems: Sequence[Problem],
-    *,
-    sampled: bool,
-    seed: int,
+@dataclass(frozen=True)
+class Job:
+    """Traces of one model on some problems, kept in a file of this name."""
+
+    file: str
+    model: Model
+    problems: Sequence[Problem]
+    sampled: bool
+    seed: int
+
+
+def generate_all(
+    folder: Path,
+    jobs: Sequence[Job],
+    progress: Progress,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    advance: Callable[[int], None] = lambda n: None,
 ) -> None:
-    """Generate traces into a file, unless it is there already."""
-    if path.exists():
-        advance(len(problems))
-        return
-    traces = generate(
-        model,
-        problems,
-        sampled=sampled,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        advance=advance,
-    )
-    write_traces(traces, path)
+    """Generate every job's traces into its file, unless it is there already."""
+    with progress.bar("traces", sum(len(job.problems) for job in jobs)) as advance:
+        for job in jobs:
+            path = folder / job.file
+            if path.exists():
+                advance(len(job.problems))
+                continue
+            traces = generate(
+                job.model,
+                job.problems,
+                sampled=job.sampled,
+                seed=job.seed,
+                max_new_tokens=max_new_tokens,
+                advance=advance,
+            )
+            write_traces(traces, path)
 
 
 def read_traces(path: Path) -> list[Trace]:
@@ -264,7 +275,7 @@ __all__ = [
     "accuracy",
     "decode",
     "generate",
-    "generate_once",
+    "generate_all",
     "graded",
     "next_tokens",
     "prompt_tokens",

@@ -48,7 +48,8 @@ segments = segment_all(pair.base, traces, "grammar")
 # One forward of each model. Jensen-Shannon divergence runs from 0 to ln 2 = 0.69 nats.
 
 # %%
-found = score(pair, shared_vocabulary(pair.base, pair.thinking), traces)
+vocabulary = shared_vocabulary(pair.base, pair.thinking)
+found = score(pair, vocabulary, traces)
 table = tabulate(traces, segments, found)
 said = summarize(table, found, SEED)
 print(f"greedy tokens differ at {said['disagreement']['value']:.1%} of {said['tokens']} tokens")
@@ -69,8 +70,8 @@ differ = np.flatnonzero(table.differ)
 agree = np.random.default_rng(SEED).permutation(np.flatnonzero(~table.differ))[: len(differ)]
 figure = go.Figure()
 for name, rows in (("they disagree", differ), ("they agree", agree)):
-    places = [(int(table.trace[r]), int(table.place[r])) for r in rows]
-    kl = lens_kl(pair, shared_vocabulary(pair.base, pair.thinking), traces, places).mean(1)
+    places = [table.places[row] for row in rows]
+    kl = lens_kl(pair, vocabulary, traces, places).mean(1)
     figure.add_scatter(x=list(range(len(kl))), y=kl, name=name, mode="lines+markers")
 figure.update_layout(
     template=theme.TEMPLATE,

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from probes._arrays import Array, Groups, finite, group_codes, same_length
-from probes.inference import Estimate, bootstrap_weights, percentile_interval
+from probes.inference import Estimate, bootstrap_weights, over_resamples, percentile_interval
 
 
 def gini(values: Shaped[Array, " n"]) -> float:
@@ -34,10 +34,7 @@ def gini_bootstrap(
     order = np.argsort(x, kind="stable")
     x, codes = x[order], codes[order]
     weights = bootstrap_weights(n_groups, n_boot, seed)
-    block = max(1, 4_000_000 // len(x))
-    samples = np.concatenate(
-        [_weighted_gini(x, weights[i : i + block][:, codes]) for i in range(0, n_boot, block)]
-    )
+    samples = over_resamples(lambda w: _weighted_gini(x, w), codes, weights)
     value = float(_weighted_gini(x, np.ones((1, len(x))))[0])
     return Estimate(value, percentile_interval(samples, level))
 

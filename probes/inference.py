@@ -1,5 +1,6 @@
 """Intervals from resampling groups (problems), p-values, and gap recovery."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,10 @@ class Estimate:
 
     value: float
     ci: Interval
+
+    def as_json(self) -> dict:
+        """`{value, ci}` as results hold it."""
+        return {"value": self.value, "ci": [self.ci.low, self.ci.high]}
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,19 @@ def bootstrap_weights(n_groups: int, n_boot: int, seed: int) -> Float[np.ndarray
     drawn += np.arange(n_boot)[:, None] * n_groups
     counts = np.bincount(drawn.ravel(), minlength=n_boot * n_groups)
     return counts.reshape(n_boot, n_groups).astype(np.float64)
+
+
+def over_resamples(
+    statistic: Callable[[Float[np.ndarray, "boot n"]], Float[np.ndarray, " boot"]],
+    codes: Shaped[np.ndarray, " n"],
+    weights: Float[np.ndarray, "boot group"],
+) -> Float[np.ndarray, " boot"]:
+    """A statistic of weighted rows in every resample of their groups, numbered by `codes`."""
+    # Blocks of resamples bound the memory to about 30 MB for each array of [block, n].
+    block = max(1, 4_000_000 // len(codes))
+    return np.concatenate(
+        [statistic(weights[i : i + block][:, codes]) for i in range(0, len(weights), block)]
+    )
 
 
 def percentile_interval(samples: Float[np.ndarray, " boot"], level: float) -> Interval:

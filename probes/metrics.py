@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Shaped
 from scipy.stats import rankdata
 
 from probes._arrays import Array, Groups, finite, group_codes, same_length
-from probes.inference import Estimate, bootstrap_weights, percentile_interval
+from probes.inference import Estimate, bootstrap_weights, over_resamples, percentile_interval
 
 
 def auroc(
@@ -59,15 +59,11 @@ def paired_auroc_bootstrap(
     s, y = _checked(a, y)
     other, _ = _checked(b, y)
     same_length(a=s, b=other, groups=codes)
-    weights = bootstrap_weights(n_groups, n_boot, seed)
-    block = max(1, 4_000_000 // len(s))
 
     def difference(w: Float[np.ndarray, "boot n"]) -> Float[np.ndarray, " boot"]:
         return _weighted_auroc(s, y, w) - _weighted_auroc(other, y, w)
 
-    samples = np.concatenate(
-        [difference(weights[i : i + block][:, codes]) for i in range(0, n_boot, block)]
-    )
+    samples = over_resamples(difference, codes, bootstrap_weights(n_groups, n_boot, seed))
     value = difference(np.ones((1, len(s))))[0]
     return Estimate(float(value), percentile_interval(samples, level))
 
@@ -83,14 +79,7 @@ def auroc_estimate(
     s, y = _checked(scores, y)
     same_length(scores=s, groups=codes)
     value = _weighted_auroc(s, y, np.ones((1, len(s))))[0]
-    # Blocks of resamples bound the memory to about 30 MB for each array of [block, n].
-    block = max(1, 4_000_000 // len(s))
-    samples = np.concatenate(
-        [
-            _weighted_auroc(s, y, weights[i : i + block][:, codes])
-            for i in range(0, len(weights), block)
-        ]
-    )
+    samples = over_resamples(lambda w: _weighted_auroc(s, y, w), codes, weights)
     return Estimate(float(value), percentile_interval(samples, level))
 
 

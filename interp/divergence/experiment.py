@@ -49,12 +49,12 @@ def run_divergence(
     curves = work.kept(
         "layers",
         lambda: layer_curves(
-            pair, vocabulary, main.traces, main.found, main.table, config.n_points, config.seed
+            pair, vocabulary, main.traces, main.table, config.n_points, config.seed
         ),
     )
     explained = work.kept("explained", work.explained)
     patching = work.kept("patching", lambda: work.patching(explained))
-    into_base = patching["at_last"].get("thinking_into_base", {})
+    into_base = patching["at_last"]["thinking_into_base"]
     shares = {c: [row["restored"] for row in rows] for c, rows in into_base.items()}
     results = {
         "schema": SCHEMA,

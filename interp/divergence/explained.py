@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from interp.divergence.layers import lens
-from interp.divergence.summary import MIN_TRACES, estimate
+from interp.divergence.summary import MIN_TRACES
 from interp.divergence.tokens import compare
 from interp.divergence.vocabulary import Vocabulary
 from interp.hybrid.points import Points
@@ -219,8 +219,8 @@ def explain(
     shown: Sequence[str],
     n_random: int,
     seed: int,
-) -> tuple[dict, Bool[np.ndarray, "direction divergence"]]:
-    """`divergence.json: explained` but for its examples, and which direction explains what.
+) -> tuple[dict, Float[np.ndarray, "direction divergence"]]:
+    """`divergence.json: explained` but for its examples, and the KL that each direction leaves.
 
     `shown` [divergence] is the behavior of the thinking model's segment at each divergence.
     """
@@ -236,7 +236,7 @@ def explain(
         """Explained by at least one direction; by at least one of as many random ones."""
         real = np.asarray(hit[ours][:, here].any(0))
         of_sets = null.reshape(n_random, -1, len(here))[..., here].any(1).mean(-1)
-        found = estimate(bootstrap_over_groups(real, report.groups[here], seed=seed))
+        found = bootstrap_over_groups(real, report.groups[here], seed=seed).as_json()
         return {
             "n": int(here.sum()),
             "directions": found["value"],
@@ -246,7 +246,7 @@ def explain(
         }
 
     def alone(i: int, here: Bool[np.ndarray, " divergence"]) -> dict:
-        one = estimate(bootstrap_over_groups(hit[i][here], report.groups[here], seed=seed))
+        one = bootstrap_over_groups(hit[i][here], report.groups[here], seed=seed).as_json()
         of_one = null[:, here].mean(-1)
         return {
             "share": one["value"],
@@ -279,4 +279,4 @@ def explain(
         "by_behavior": {b: alone(i, high if enough else every) for i, b in enumerate(behaviors)},
         "table": table,
         "table_n": counts,
-    }, hit
+    }, after

@@ -11,8 +11,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from interp.divergence.reading import Places, resid_before
-from interp.divergence.summary import Table, estimate
-from interp.divergence.tokens import TokenDivergence, compare, unembed
+from interp.divergence.summary import Table
+from interp.divergence.tokens import compare, unembed
 from interp.divergence.vocabulary import Vocabulary
 from interp.models import Model
 from interp.pairs import Pair
@@ -56,14 +56,12 @@ def lens_kl(
     return found
 
 
-def matched(
-    table: Table, entropy: Float[np.ndarray, " token"], wanted: Int[np.ndarray, " row"]
-) -> Int[np.ndarray, " row"]:
+def matched(table: Table, wanted: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
     """For each wanted row the agreement that is nearest in the base's entropy and in place.
 
     None where there is no agreement at all.
     """
-    features = StandardScaler().fit_transform(np.stack([entropy, table.share], 1))
+    features = StandardScaler().fit_transform(np.stack([table.entropy, table.share], 1))
     pool = np.flatnonzero(~table.differ)
     if not len(pool):
         return pool
@@ -75,26 +73,22 @@ def layer_curves(
     pair: Pair,
     vocabulary: Vocabulary,
     traces: Sequence[Trace],
-    found: Sequence[TokenDivergence],
     table: Table,
     limit: int,
     seed: int,
 ) -> dict:
     """`divergence.json: layers`: lenses at disagreements, matched agreements, first disagreements."""
-    entropy = np.concatenate([one.entropy_base for one in found])
-    rows = np.flatnonzero(table.differ)
-    chosen = np.sort(rng(seed, "lens").permutation(rows)[:limit])
-    first = np.array(
-        [r[0] for i in range(table.n_traces) if len(r := rows[table.trace[rows] == i])]
-    )
-    kinds = {"disagreement": chosen, "agreement": matched(table, entropy, chosen), "first": first}
+    every = rng(seed, "lens").permutation(np.flatnonzero(table.differ))
+    chosen = np.sort(every[:limit])
+    kinds = {"disagreement": chosen, "agreement": matched(table, chosen), "first": table.first}
     curves = {}
     for kind, at in kinds.items():
-        every, curves[kind] = table.places, []
+        curves[kind] = []
         if len(set(table.trace[at])) < 2:
             continue
-        for layer, values in enumerate(lens_kl(pair, vocabulary, traces, [every[r] for r in at])):
-            mean = estimate(bootstrap_over_groups(values, table.trace[at], seed=seed))
+        places = [table.places[row] for row in at]
+        for layer, values in enumerate(lens_kl(pair, vocabulary, traces, places)):
+            mean = bootstrap_over_groups(values, table.trace[at], seed=seed).as_json()
             curves[kind].append({"layer": layer, "kl": mean["value"], "ci": mean["ci"]})
     return {"lens": curves, "n": {kind: len(set(at.tolist())) for kind, at in kinds.items()}}
 
@@ -110,27 +104,23 @@ class Foretold:
 
 
 def foretell_data(
-    pair: Pair,
-    traces: Sequence[Trace],
-    found: Sequence[TokenDivergence],
-    limit: int,
-    seed: int,
+    pair: Pair, traces: Sequence[Trace], table: Table, limit: int, seed: int
 ) -> Foretold:
     """Up to `limit` disagreements and as many agreements, drawn at random."""
-    every = [(i, t) for i, one in enumerate(found) for t in range(len(one.js))]
-    differ = np.concatenate([one.differ for one in found])
-    entropy = np.concatenate([one.entropy_base for one in found])
     draws = rng(seed, "foretell")
     rows = np.sort(
         np.concatenate(
-            [draws.permutation(np.flatnonzero(differ == kind))[:limit] for kind in (True, False)]
+            [
+                draws.permutation(np.flatnonzero(table.differ == kind))[:limit]
+                for kind in (True, False)
+            ]
         )
     )
-    places = [every[r] for r in rows]
+    places = [table.places[row] for row in rows]
     return Foretold(
         resid_before(pair.base, traces, places),
-        differ[rows],
-        entropy[rows],
+        table.differ[rows],
+        table.entropy[rows],
         np.array([traces[i].problem_id for i, _ in places]),
     )
 
@@ -147,10 +137,12 @@ def predict_disagreement(fit: Foretold, select: Foretold, report: Foretold, seed
     on_report = [scores(n, fit.differ, report) for n in layers]
     by_layer = []
     for layer in layers:
-        found = estimate(auroc_bootstrap(on_report[layer], report.differ, report.groups, seed=seed))
+        scored = on_report[layer], report.differ, report.groups
+        found = auroc_bootstrap(*scored, seed=seed).as_json()
         by_layer.append({"layer": layer, "auroc": found["value"], "ci": found["ci"]})
     best = int(np.argmax(on_select))
-    entropy = estimate(auroc_bootstrap(report.entropy, report.differ, report.groups, seed=seed))
+    by_entropy = auroc_bootstrap(report.entropy, report.differ, report.groups, seed=seed)
+    entropy = by_entropy.as_json()
     shuffled = shuffle_labels(fit.differ, np.zeros(len(fit.differ)), seed)
     return {
         "layer": best,
@@ -158,11 +150,9 @@ def predict_disagreement(fit: Foretold, select: Foretold, report: Foretold, seed
         "ci": by_layer[best]["ci"],
         "base_entropy_auroc": entropy["value"],
         "base_entropy_ci": entropy["ci"],
-        "difference": estimate(
-            paired_auroc_bootstrap(
-                on_report[best], report.entropy, report.differ, report.groups, seed=seed
-            )
-        ),
+        "difference": paired_auroc_bootstrap(
+            on_report[best], report.entropy, report.differ, report.groups, seed=seed
+        ).as_json(),
         "shuffled_auroc": auroc(scores(best, shuffled, report), report.differ),
         "by_layer": by_layer,
     }

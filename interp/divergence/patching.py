@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations import hook_name
-from interp.divergence.summary import estimate
 from interp.models import Model, left_pad, positions_of
 from interp.pairs import Pair
 from interp.types import Trace
@@ -118,7 +117,7 @@ def restored(
     # Each model prefers its own token at every disagreement, so `whole` has one sign.
     sign = np.sign(whole.sum())
     parts = np.bincount(codes, sign * gain), np.bincount(codes, (sign * whole).clip(0))
-    return estimate(ratio_bootstrap(*parts, seed=seed))
+    return ratio_bootstrap(*parts, seed=seed).as_json()
 
 
 def patch(

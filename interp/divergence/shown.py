@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Float
 
-from interp.divergence.explained import Directions, Divergences, Use
+from interp.divergence.explained import Directions, Divergences, Use, closed
 from interp.divergence.tokens import TokenDivergence
 from interp.models import Model
 from interp.pairs import Pair
@@ -38,11 +38,13 @@ def counterfactuals(
     report: Divergences,
     use: Use,
     known: Directions,
-    hit: Bool[np.ndarray, "direction divergence"],
+    after: Float[np.ndarray, "direction divergence"],
 ) -> list[dict]:
-    """`explained.examples`: for each direction in turn, high divergences that it explains."""
-    shifts = known.shifts(use)
-    order = [np.flatnonzero(row & report.high) for row in hit]
+    """`explained.examples`: for each direction in turn, high divergences that it explains.
+
+    `after` is the KL that each direction leaves.
+    """
+    order = [np.flatnonzero(row & report.high) for row in closed(report.kl, after)]
     chosen: list[tuple[int, int]] = []
     for k in range(N_EXAMPLES):
         for i, rows in enumerate(order):
@@ -50,13 +52,13 @@ def counterfactuals(
                 chosen.append((i, int(rows[k])))
     if not chosen:
         return []
+    shifts = known.shifts(use)
     tokens = report.edited(
         use.layer,
         lambda resid, _: resid[:, None] + shifts.to(resid.device),
         lambda logits, thinking, base: logits.argmax(-1),
     ).astype(int)
-    tokens = report.vocabulary.ids_of("steered_token", torch.from_numpy(tokens)).numpy()
-    after = report.steered(use.layer, shifts)
+    tokens = report.vocabulary.ids_of(torch.from_numpy(tokens)).numpy()
     places = [(int(report.trace[n]), int(report.place[n])) for _, n in chosen]
     prompts = [list(traces[i].tokens[: traces[i].n_prompt + t]) for i, t in places]
     ours = [int(found[i].base_token[t]) for i, t in places]

@@ -1,6 +1,6 @@
 """The stages of a divergence run: each is done once and kept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,13 +64,12 @@ class Scored:
     @property
     def differ(self) -> list[tuple[int, int]]:
         """All disagreements, as (trace, place)."""
-        return [(i, int(t)) for i, one in enumerate(self.found) for t in np.flatnonzero(one.differ)]
+        return [self.table.places[row] for row in np.flatnonzero(self.table.differ)]
 
     @property
     def first(self) -> list[tuple[int, int]]:
         """The first disagreement of each trace that has one, as (trace, place)."""
-        at = [(i, np.flatnonzero(one.differ)) for i, one in enumerate(self.found)]
-        return [(i, int(t[0])) for i, t in at if len(t)]
+        return [self.table.places[row] for row in self.table.first]
 
 
 class Divergence:
@@ -85,13 +84,11 @@ class Divergence:
         self.sources = [name for name in SOURCES if (name, "report") in traces]
         self._scored: dict[tuple[str, str], Scored] = {}
 
-    def kept(self, name: str, work) -> dict:
+    def kept(self, name: str, work: Callable[[], dict]) -> dict:
         """What `work()` gives, as JSON."""
-        folder = self.setup.stage(
-            name,
-            lambda folder: write_json(folder / f"{name}.json", work()),
-        )
-        return read_json(folder / f"{name}.json")
+        file = f"{name}.json"
+        folder = self.setup.stage(name, lambda folder: write_json(folder / file, work()))
+        return read_json(folder / file)
 
     def scored(self, name: str, split: str) -> Scored:
         """Both models on the traces of one kind and split."""
@@ -116,7 +113,7 @@ class Divergence:
         with self.setup.progress.bar("prediction", 3) as advance:
             for split in ("fit", "select", "report"):
                 one = self.scored("thinking", split)
-                data[split] = foretell_data(self.pair, one.traces, one.found, n, seed)
+                data[split] = foretell_data(self.pair, one.traces, one.table, n, seed)
                 advance(1)
         return predict_disagreement(data["fit"], data["select"], data["report"], seed)
 
@@ -205,12 +202,12 @@ class Divergence:
             rows = [
                 where[at] for at in zip(report.trace.tolist(), report.place.tolist(), strict=True)
             ]
-            found, hit = explain(
+            found, after = explain(
                 report, use, ours, [str(b) or "none" for b in one.table.behavior[rows]],
                 self.config.n_random, seed,
             )  # fmt: skip
             found["examples"] = counterfactuals(
-                self.pair, one.traces, one.found, report, use, ours, hit
+                self.pair, one.traces, one.found, report, use, ours, after
             )
             advance(1)
         return found

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -18,11 +19,8 @@ FAR = 8
 N_PROMOTED = 20
 MIN_TRACES = 5
 """Traces with a disagreement under which shares of disagreements have no interval."""
-
-
-def estimate(found: Estimate) -> dict:
-    """An estimate as JSON."""
-    return {"value": found.value, "ci": [found.ci.low, found.ci.high]}
+UNKNOWN = {"value": None, "ci": None}
+"""What cannot be measured."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,8 @@ class Table:
 
     `trace` is the trace's number, `place` the token's in it from 0, `share` the same from 0 to 1,
     `start` whether a segment starts with it (or might have, where the trace ends instead),
-    `distance` how many tokens on the next such place is, `behavior` that of its segment ("" where none).
+    `distance` how many tokens on the next such place is, `behavior` that of its segment ("" where none),
+    `entropy` the base's, in nats.
     """
 
     trace: Int[np.ndarray, " token"]
@@ -42,9 +41,16 @@ class Table:
     behavior: Shaped[np.ndarray, " token"]
     js: Float[np.ndarray, " token"]
     differ: Bool[np.ndarray, " token"]
+    entropy: Float[np.ndarray, " token"]
     n_traces: int
 
-    @property
+    @cached_property
+    def first(self) -> Int[np.ndarray, " row"]:
+        """The rows of each trace's first disagreement, for those that have one."""
+        rows = np.flatnonzero(self.differ)
+        return rows[np.unique(self.trace[rows], return_index=True)[1]]
+
+    @cached_property
     def places(self) -> list[tuple[int, int]]:
         """(trace, place) of every token."""
         return list(zip(self.trace.tolist(), self.place.tolist(), strict=True))
@@ -76,6 +82,7 @@ def tabulate(
         columns["behavior"].append(behavior.astype(str))
         columns["js"].append(one.js.astype(float))
         columns["differ"].append(one.differ)
+        columns["entropy"].append(one.entropy_base)
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     return Table(**joined, n_traces=len(traces))
 
@@ -99,19 +106,16 @@ def summarize(table: Table, found: Sequence[TokenDivergence], seed: int) -> dict
         return np.concatenate([getattr(one, name) for one in found])
 
     def mean(values: np.ndarray) -> dict:
-        return estimate(share(table, values, every, seed))
+        return share(table, values, every, seed).as_json()
 
     rank = joined("rank_in_base")
-    js, concentration = mean(table.js), None
-    at_starts = None
+    js, gini, at_starts, top5 = mean(table.js), UNKNOWN, UNKNOWN, None
     if table.js.sum() > 0:
-        concentration = estimate(gini_bootstrap(table.js, table.trace, seed=seed))
-        at_starts = estimate(share(table, table.js * table.start, table.js, seed))
-    first = [np.flatnonzero(one.differ)[:1] for one in found]
-    firsts = [int(f[0]) for f in first if len(f)]
-    top5 = None
-    if len(set(table.trace[table.differ])) >= MIN_TRACES:
-        top5 = estimate(share(table, table.differ & (rank <= 5), table.differ, seed))
+        gini = gini_bootstrap(table.js, table.trace, seed=seed).as_json()
+        at_starts = share(table, table.js * table.start, table.js, seed).as_json()
+    first = table.place[table.first]
+    if len(first) >= MIN_TRACES:
+        top5 = share(table, table.differ & (rank <= 5), table.differ, seed).as_json()
     return {
         "traces": table.n_traces,
         "tokens": len(table.js),
@@ -119,10 +123,10 @@ def summarize(table: Table, found: Sequence[TokenDivergence], seed: int) -> dict
         "js": {
             "mean": js["value"],
             "ci": js["ci"],
-            "gini": concentration and concentration["value"],
-            "gini_ci": concentration and concentration["ci"],
-            "share_on_segment_starts": at_starts and at_starts["value"],
-            "share_on_segment_starts_ci": at_starts and at_starts["ci"],
+            "gini": gini["value"],
+            "gini_ci": gini["ci"],
+            "share_on_segment_starts": at_starts["value"],
+            "share_on_segment_starts_ci": at_starts["ci"],
         },
         "segment_starts": float(table.start.mean()),
         "kl_base_thinking": mean(joined("kl_base_thinking")),
@@ -135,8 +139,8 @@ def summarize(table: Table, found: Sequence[TokenDivergence], seed: int) -> dict
         },
         "promoted_in_base_top5": top5,
         "first_divergence": {
-            "share": len(firsts) / table.n_traces,
-            "median": float(np.median(firsts)) if firsts else None,
+            "share": len(first) / table.n_traces,
+            "median": float(np.median(first)) if len(first) else None,
         },
         "by_position": _by_position(table),
         "by_distance": _by_distance(table),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ N_TOP = 5
 """How many of the likeliest tokens are kept."""
 CHUNK = 1 << 21
 """Logits held at a time, for each model: positions are scored in parts of this over the vocabulary."""
+TOKENS = ("base_token", "thinking_token", "top_base", "top_thinking")
+"""The fields of `TokenDivergence` that hold tokens."""
 N_TOKENS = 1 << 14
 """Tokens of a batch, padding included."""
 
@@ -117,7 +119,6 @@ def score(
     Distributions are over the shared `vocabulary`, exact in float32. The unembedding runs over parts of
     the positions, so that memory does not grow with vocabulary x length.
     """
-    names = [field.name for field in fields(TokenDivergence)]
     found: list[TokenDivergence | None] = [None] * len(traces)
     for rows in batches([len(t.tokens) for t in traces]):
         part = [traces[i] for i in rows]
@@ -141,13 +142,12 @@ def score(
                 if name not in said:
                     said[name] = torch.empty(len(states[0]), *values.shape[1:], dtype=values.dtype)
                 said[name][rows_here] = values.cpu()
+        for name in TOKENS:
+            said[name] = vocabulary.ids_of(said[name])
         ends = np.cumsum(counts)[:-1]
-        columns = {
-            name: np.split(vocabulary.ids_of(name, values).numpy(), ends)
-            for name, values in said.items()
-        }
+        columns = {name: np.split(values.numpy(), ends) for name, values in said.items()}
         for k, i in enumerate(rows):
-            found[i] = TokenDivergence(**{name: columns[name][k] for name in names})
+            found[i] = TokenDivergence(**{name: parts[k] for name, parts in columns.items()})
         advance(len(rows))
     return [one for one in found if one is not None]
 

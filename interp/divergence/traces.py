@@ -10,7 +10,7 @@ from interp.hybrid.outcomes import Bench
 from interp.hybrid.points import disagreements, read_points
 from interp.hybrid.vectors import trained_jointly
 from interp.setup import Setup
-from interp.traces import generate_once, read_traces, write_traces
+from interp.traces import Job, generate_all, read_traces, write_traces
 from interp.types import Trace
 
 SOURCES = ("thinking", "base", "hybrid")
@@ -24,37 +24,31 @@ def make_traces(setup: Setup, vocabulary: Vocabulary) -> Traces:
     The hybrid is the base steered by one trained vector of a middle layer wherever the greedy tokens
     differ; there is none where the vocabularies differ.
     """
-    config, pair = setup.config, setup.pair
-    mode = config.sampled
-    jobs = [("base", "sampled", "fit", True), ("thinking", "sampled", "fit", True)]
-    jobs += [("thinking", split, split, mode) for split in ("fit", "select", "report")]
-    jobs += [("base", "report", "report", mode)]
+    mode, splits = setup.config.sampled, setup.splits
+    wanted = [("base", "sampled", "fit", True), ("thinking", "sampled", "fit", True)]
+    wanted += [("thinking", split, split, mode) for split in ("fit", "select", "report")]
+    wanted += [("base", "report", "report", mode)]
+    jobs = {
+        (m, name): Job(
+            f"{m}-{name}.jsonl", getattr(setup.pair, m), splits[split], sampled, setup.config.seed
+        )
+        for m, name, split, sampled in wanted
+    }
+    files = {key: job.file for key, job in jobs.items()}
+    if vocabulary.ids is None:
+        files["hybrid", "report"] = "hybrid-report.jsonl"
 
     def work(folder: Path) -> None:
-        with setup.progress.bar(
-            "traces", sum(len(setup.splits[s]) for *_, s, _ in jobs)
-        ) as advance:
-            for model, name, split, sampled in jobs:
-                generate_once(
-                    folder / f"{model}-{name}.jsonl",
-                    getattr(pair, model),
-                    setup.splits[split],
-                    sampled=sampled,
-                    seed=config.seed,
-                    max_new_tokens=setup.max_new_tokens,
-                    advance=advance,
-                )
-        if vocabulary.ids is None and not (folder / "hybrid-report.jsonl").exists():
-            fit = read_traces(folder / "thinking-fit.jsonl")
-            write_traces(_hybrid(setup, fit), folder / "hybrid-report.jsonl")
+        generate_all(folder, list(jobs.values()), setup.progress, setup.max_new_tokens)
+        hybrid = files.get(("hybrid", "report"))
+        if hybrid and not (folder / hybrid).exists():
+            fit = read_traces(folder / files["thinking", "fit"])
+            write_traces(_hybrid(setup, fit), folder / hybrid)
 
     folder = setup.stage("traces", work)
     found: Traces = {}
-    names = [(model, name) for model, name, *_ in jobs]
-    if vocabulary.ids is None:
-        names.append(("hybrid", "report"))
-    for key in names:
-        traces = read_traces(folder / f"{'-'.join(key)}.jsonl")
+    for key, file in files.items():
+        traces = read_traces(folder / file)
         found[key] = [t for t in traces if vocabulary.knows(t.tokens)]
         if len(found[key]) < 2:
             raise UserError(

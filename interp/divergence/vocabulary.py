@@ -34,10 +34,9 @@ class Vocabulary:
         """The columns of shared tokens."""
         return logits if self.ids is None else logits[:, self.ids.to(logits.device)]
 
-    def ids_of(self, name: str, values: Tensor) -> Tensor:
-        """Token ids from columns, for the fields that hold tokens; others as they are."""
-        is_token = name.endswith("_token") or name.startswith("top_")
-        return values if self.ids is None or not is_token else self.ids[values]
+    def ids_of(self, columns: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+        """Token ids from places among the shared tokens."""
+        return columns if self.ids is None else self.ids[columns]
 
 
 def shared_vocabulary(base: Model, thinking: Model) -> Vocabulary:

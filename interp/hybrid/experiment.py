@@ -49,7 +49,7 @@ def run_hybrid(
             name: scale.accuracy(values) | {"n": len(values)}
             for name, values in (("base", scale.base), ("thinking", scale.thinking))
         },
-        "gap": {"value": scale.gap.value, "ci": [scale.gap.ci.low, scale.gap.ci.high]},
+        "gap": scale.gap.as_json(),
         "gap_refused": scale.refused,
         "taxonomy": taxonomy,
         "layer": choice.settings.layer,

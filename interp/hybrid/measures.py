@@ -8,7 +8,6 @@ from jaxtyping import Float
 from interp.hybrid.arms import Recipe
 from interp.hybrid.outcomes import Outcome
 from probes import (
-    Estimate,
     GapTooSmall,
     NoRoom,
     bootstrap_over_groups,
@@ -23,11 +22,6 @@ JUDGED = ("random-vectors", "random-positions", "magnitude-only")
 """Controls of which the strongest stands against the verdict: no direction, no moment, no content."""
 SAME_EVERYWHERE = ("bias-only", "logit-bias")
 """Controls that steer by no direction of a category: where they do as well, the moments are what counts."""
-
-
-def estimate(found: Estimate) -> dict:
-    """An estimate as JSON."""
-    return {"value": found.value, "ci": [found.ci.low, found.ci.high]}
 
 
 class Scale:
@@ -49,13 +43,14 @@ class Scale:
 
     def accuracy(self, values: Float[np.ndarray, " problem"]) -> dict:
         """Mean accuracy with its interval."""
-        return estimate(bootstrap_over_groups(values, self.ids, seed=self.seed))
+        return bootstrap_over_groups(values, self.ids, seed=self.seed).as_json()
 
     def recovery(self, values: Float[np.ndarray, " problem"]) -> dict | None:
         """Gap recovery with its interval; None where the gap is refused."""
         if self.refused:
             return None
-        return estimate(gap_recovery(self.base, values, self.thinking, seed=self.seed).recovery)
+        found = gap_recovery(self.base, values, self.thinking, seed=self.seed)
+        return found.recovery.as_json()
 
     def share(self, values: Float[np.ndarray, " problem"]) -> float | None:
         """Gap recovery alone."""
@@ -105,7 +100,7 @@ def arm_record(
         record["sets"], record["sets_ci"] = sets, None
         if not scale.refused:
             over_sets = bootstrap_over_groups(np.array(sets), range(len(sets)), seed=scale.seed)
-            record["sets_ci"] = estimate(over_sets)["ci"]
+            record["sets_ci"] = over_sets.as_json()["ci"]
     return record
 
 
@@ -114,7 +109,7 @@ def contrast(
 ) -> dict:
     """Accuracy of the hybrid minus another arm's, paired by problem."""
     found = paired_bootstrap(hybrid, other, scale.ids, seed=scale.seed)
-    return estimate(found) | {"p_above": share_above(hybrid, other, seed=scale.seed)}
+    return found.as_json() | {"p_above": share_above(hybrid, other, seed=scale.seed)}
 
 
 def verdict(accuracy: Mapping[str, Float[np.ndarray, " problem"]], scale: Scale) -> dict:
@@ -160,4 +155,4 @@ def verdict(accuracy: Mapping[str, Float[np.ndarray, " problem"]], scale: Scale)
         reason += (
             f"; it needs no direction of a category for that ({' and '.join(equal)} do as well)"
         )
-    return {"answer": answer, **estimate(found), "reason": reason}
+    return {"answer": answer, **found.as_json(), "reason": reason}

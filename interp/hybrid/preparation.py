@@ -11,7 +11,7 @@ from interp.hybrid.lab import Lab, candidate_layers
 from interp.runs import read_json, write_json
 from interp.setup import Setup
 from interp.taxonomy import Taxonomy, agreement, choose, fit_kmeans
-from interp.traces import generate_once, read_traces
+from interp.traces import Job, generate_all, read_traces
 from interp.types import Trace
 
 Traces = dict[tuple[str, str], list[Trace]]
@@ -26,30 +26,23 @@ def make_traces(setup: Setup) -> Traces:
     config, splits = setup.config, setup.splits
     problems = splits | {"greedy": splits["fit"]}
     seeds = config.seeds if config.sampled else config.seeds[:1]
-    jobs = [("thinking", "greedy", config.seed)]
+    wanted = [("thinking", "greedy", config.seed)]
     for model in ("base", "thinking"):
-        jobs += [(model, split, config.seed) for split in ("fit", "select")]
-        jobs += [(model, "report", seed) for seed in seeds]
+        wanted += [(model, split, config.seed) for split in ("fit", "select")]
+        wanted += [(model, "report", seed) for seed in seeds]
     sampled = {"greedy": False, "fit": True, "select": config.sampled, "report": config.sampled}
+    jobs = [
+        Job(f"{m}-{s}-{seed}.jsonl", getattr(setup.pair, m), problems[s], sampled[s], seed)
+        for m, s, seed in wanted
+    ]
 
     def work(folder: Path) -> None:
-        with setup.progress.bar("traces", sum(len(problems[s]) for _, s, _ in jobs)) as advance:
-            for model, split, seed in jobs:
-                generate_once(
-                    folder / f"{model}-{split}-{seed}.jsonl",
-                    getattr(setup.pair, model),
-                    problems[split],
-                    sampled=sampled[split],
-                    seed=seed,
-                    max_new_tokens=setup.max_new_tokens,
-                    advance=advance,
-                )
+        generate_all(folder, jobs, setup.progress, setup.max_new_tokens)
 
     folder = setup.stage("traces", work)
     found: Traces = {}
-    for model, split, seed in jobs:
-        read = read_traces(folder / f"{model}-{split}-{seed}.jsonl")
-        found.setdefault((model, split), []).extend(read)
+    for (model, split, _), job in zip(wanted, jobs, strict=True):
+        found.setdefault((model, split), []).extend(read_traces(folder / job.file))
     return found
 
 

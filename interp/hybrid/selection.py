@@ -147,10 +147,11 @@ class Selection:
     def final(self, settings: Settings, rows: list[dict]) -> Recipe:
         """The full hybrid, of the finalists, that is farthest above random vectors of the same lengths.
 
-        It steers wherever the models disagree: differences of means do so where a segment may start only.
         Or above the base, where that is better. A judge helps random vectors too, so accuracy alone
-        would choose what the judge lends. Random sets differ more than problems do, so there are many
-        sets on the first problems. The finalists' `rows` get their final numbers.
+        would choose what the judge lends. A full hybrid steers wherever the models disagree; differences
+        of means, which do so only where a segment may start, stand alone. Random sets differ more than
+        problems do, so there are many sets on the first problems. The finalists' `rows` get their final
+        numbers.
         """
         seeds, scores = self.setup.config.seeds, []
         ranked = sorted(matching(rows, vectors=METHODS[1:]), key=lambda row: -row["accuracy"])[

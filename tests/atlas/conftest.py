@@ -76,7 +76,7 @@ def make_atlas():
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     if _CHROMIUM is None:
-        pytest.skip("no chromium or google-chrome on PATH to open the page with")
+        pytest.fail("This test needs Chromium: install it so that `chromium` is on PATH.")
     page = AtlasPage(_CHROMIUM, tmp_path_factory.mktemp("atlas"))
     yield page
     page.close()

@@ -1,7 +1,6 @@
 """`whenlens diverge` as a command: what it promises, two truths told apart, resumption, bad input."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from interp.pairs import weights_folder
+from tests.commands import small
+from tests.commands.small import copy_pair, finish
 
 CODE = """
 from dataclasses import dataclass
@@ -35,17 +36,7 @@ ARGUMENTS = "diverge --n-report 60 --n-random 20 --n-atlas 4 --out"
 
 def start(out: Path, *more: str) -> subprocess.Popen:
     """The command on a small job."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", CODE, *ARGUMENTS.split(), str(out), *more],
-        env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen) -> str:
-    printed, errors = process.communicate()
-    assert process.returncode == 0, errors[-2000:]
-    return " ".join(printed.split())
+    return small.start(CODE, ARGUMENTS, out, *more)
 
 
 def results(out: Path) -> dict:
@@ -129,11 +120,9 @@ def test_figures_are_drawn_from_the_run(rl_folder):
     assert len(list((rl_folder / "figures").glob("*.html"))) >= 5
 
 
-def copy_pair(folder: Path) -> Path:
+def rl_pair(folder: Path) -> Path:
     source = weights_folder("countdown-rl")
-    shutil.copytree(source / "base", folder / "base")
-    shutil.copytree(source / "thinking", folder / "thinking")
-    return folder
+    return copy_pair(folder, source / "base", source / "thinking")
 
 
 def retokenized(folder: Path, change) -> None:
@@ -144,9 +133,9 @@ def retokenized(folder: Path, change) -> None:
 
 @pytest.mark.slow
 def test_added_tokens_are_left_out_and_said_to_be(tmp_path):
-    pair = copy_pair(tmp_path / "added")
+    pair = rl_pair(tmp_path / "added")
     retokenized(pair, lambda tokenizer: tokenizer.add_tokens(["quite-new"]))
-    printed = finish(start(tmp_path / "out", "--pair", str(pair)))
+    printed = " ".join(finish(start(tmp_path / "out", "--pair", str(pair))).split())
     assert "1 of the thinking model's tokens" in printed
     found = results(tmp_path / "out")
     assert found["vocabulary"]["thinking_only"] == 1
@@ -154,15 +143,11 @@ def test_added_tokens_are_left_out_and_said_to_be(tmp_path):
 
 
 def refused(out: Path, *more: str) -> str:
-    process = start(out, *more)
-    errors = process.communicate()[1]
-    assert process.returncode == 2, errors
-    assert "Traceback" not in errors
-    return " ".join(errors.split())
+    return small.refused(start(out, *more))
 
 
 def test_other_vocabularies_are_one_sentence(tmp_path):
-    pair = copy_pair(tmp_path / "mixed")
+    pair = rl_pair(tmp_path / "mixed")
     path = pair / "thinking" / "tokenizer.json"
     content = json.loads(path.read_text())
     vocab = content["model"]["vocab"]

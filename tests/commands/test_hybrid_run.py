@@ -1,11 +1,8 @@
 """The hybrid experiment as a command: it resumes, tells when from how, and refuses bad input."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +10,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from interp.pairs import weights_folder
+from tests.commands import small
+from tests.commands.small import copy_pair, finish
 
 CODE = """
 from dataclasses import dataclass
@@ -42,17 +41,7 @@ ARGUMENTS = "hybrid --n-report 60 --seeds 1 --n-random 3 --out"
 
 def start(out: Path, *more: str) -> subprocess.Popen:
     """The command on a small job: one layer, few combinations, few problems."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-c", CODE, *ARGUMENTS.split(), str(out), *more]
-    return subprocess.Popen(
-        arguments, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def finish(process: subprocess.Popen) -> str:
-    printed, errors = process.communicate()
-    assert process.returncode == 0, errors[-2000:]
-    return printed
+    return small.start(CODE, ARGUMENTS, out, *more)
 
 
 def untimed(value):
@@ -142,23 +131,13 @@ def test_on_the_distilled_pair_vectors_recover_little_and_tokens_all(tmp_path):
 
 
 def refused(out: Path, *more: str) -> str:
-    process = start(out, *more)
-    errors = process.communicate()[1]
-    assert process.returncode == 2, errors
-    assert "Traceback" not in errors
-    return " ".join(errors.split())
+    return small.refused(start(out, *more))
 
 
 def test_a_budget_shorter_than_the_prompt_is_one_sentence(tmp_path):
     found = refused(tmp_path / "out", "--max-tokens", "5")
     assert "budget of 5 tokens" in found and "--max-tokens" in found
     assert not (tmp_path / "out").exists()
-
-
-def copy_pair(folder: Path, base: Path, thinking: Path) -> Path:
-    shutil.copytree(base, folder / "base")
-    shutil.copytree(thinking, folder / "thinking")
-    return folder
 
 
 @pytest.mark.slow

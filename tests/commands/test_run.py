@@ -1,7 +1,6 @@
 """The main job as a command: it resumes, repeats itself, and refuses bad input in one sentence."""
 
 import json
-import os
 import random
 import resource
 import signal
@@ -15,6 +14,8 @@ import pytest
 from interp import runs
 from interp.organisms.checkpoints import build_model, save_checkpoint
 from interp.runs import Run
+from tests.commands import small
+from tests.commands.small import finish
 
 CODE = """
 import sys
@@ -38,22 +39,9 @@ ARGUMENTS = (
 )
 
 
-def start(out: Path, **more) -> subprocess.Popen:
+def start(out: Path, **options) -> subprocess.Popen:
     """The command itself, on a small job."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-c", CODE, *ARGUMENTS.split(), str(out)]
-    # A shell's background jobs ignore Ctrl-C, and hand that down.
-    more.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    return subprocess.Popen(
-        arguments, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more
-    )
-
-
-def finish(process: subprocess.Popen) -> str:
-    """Wait for success; returns what was printed."""
-    printed, errors = process.communicate()
-    assert process.returncode == 0, errors[-2000:]
-    return printed
+    return small.start(CODE, ARGUMENTS, out, **options)
 
 
 def numbers(out: Path) -> dict:

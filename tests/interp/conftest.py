@@ -7,6 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from interp.models import load_model
+from interp.pairs import Pair
+from interp.tasks import load_task
+
+ALL = load_task("countdown").problems()
+PROBLEMS = list(ALL[:: len(ALL) // 12])[:12]
+
 
 class SlowReference:
     """Full forwards of `model`; `edits[layer](resid [1, pos, d_model])` replaces layer outputs."""
@@ -94,3 +101,23 @@ def at_last(values):
 def slow(sharp_folder):
     """The slow reference of `sharp`."""
     return slow_model(sharp_folder)
+
+
+@pytest.fixture(scope="session")
+def other_folder(save_random):
+    """Another random model of the same shape, with large weights too."""
+    return save_random(scale=5.0, seed=1)
+
+
+@pytest.fixture(scope="session")
+def pair(sharp, other_folder):
+    """`sharp` as the base and the other model as the thinking one: they disagree."""
+    other = load_model(other_folder, "other", device="cpu")
+    other.boundary = sharp.boundary
+    return Pair("tiny", sharp, other)
+
+
+@pytest.fixture(scope="session")
+def slow_thinking(other_folder):
+    """The slow reference of the pair's thinking model."""
+    return slow_model(other_folder)

@@ -19,7 +19,7 @@ from interp.hybrid.decode import View, decode_hybrid
 from interp.hybrid.lab import Fits
 from interp.hybrid.vectors import METHODS
 from interp.traces import prompt_tokens
-from tests.interp.hybrid.conftest import PROBLEMS
+from tests.interp.conftest import PROBLEMS
 
 SETTINGS = Settings(1, 1, 0.3, 0.1, 1.0)
 N_NEW = 12

@@ -23,8 +23,8 @@ from interp.hybrid.decode import (
     steered,
 )
 from interp.traces import decode, prompt_tokens
-from tests.interp.conftest import at_last, pick
-from tests.interp.hybrid.conftest import LAYER, PROBLEMS, THINKING_LAYER
+from tests.interp.conftest import PROBLEMS, at_last, pick
+from tests.interp.hybrid.conftest import LAYER, THINKING_LAYER
 
 N_NEW = 20
 CATEGORIES = Categories(("one", "two"), lambda resid: (resid.sum(-1) > 0).long())

@@ -14,8 +14,7 @@ from interp.hybrid.points import (
 )
 from interp.pairs import Pair
 from interp.traces import generate
-from tests.interp.conftest import at_last
-from tests.interp.hybrid.conftest import PROBLEMS
+from tests.interp.conftest import PROBLEMS, at_last
 
 
 @pytest.fixture(scope="module")

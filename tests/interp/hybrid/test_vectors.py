@@ -19,7 +19,7 @@ from interp.hybrid.vectors import (
 )
 from interp.traces import generate
 from probes import rng
-from tests.interp.hybrid.conftest import ALL
+from tests.interp.conftest import ALL
 
 NAMES = ("one", "two")
 
