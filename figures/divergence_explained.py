@@ -221,7 +221,7 @@ def _setting(explained: Mapping[str, Any]) -> str:
     """How many divergences, and how the directions are added."""
     count, layer, dose = (explained.get(key) for key in ("n", "layer", "dose"))
     words = (
-        f"{number(count)} disagreements",
+        f"{number(count)} high divergences",
         f"layer {number(layer)}",
         f"dose {number(dose, '.3g')}",
     )

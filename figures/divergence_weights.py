@@ -64,7 +64,7 @@ def weight_changes(results: Mapping[str, Any]) -> go.Figure:
     down = (0.87 if strip else 1) * (_HEIGHT - sum(margin.values())) / (y_range[1] - y_range[0])
     _name_layers(fig, rows, across, down)
     if strip:
-        _name_strip(fig, rows, across)
+        _name_strip(fig, rows, across, x_range[1])
         fig.update_xaxes(range=x_range, showticklabels=False, row=1, col=1)
         words = {"tickvals": [0], "ticktext": ["not<br>patched"]}
         fig.update_yaxes(showgrid=False, range=[-1, 1], row=2, col=1, **words)
@@ -88,8 +88,13 @@ def _kind(one: Row) -> tuple[str | None, str]:
     component = one.get("component")
     if component is None:
         return None, _NOT_PATCHED
+    return component, _stem(one)
+
+
+def _stem(one: Row) -> str:
+    """Last part of a matrix's name that tells it: `lm_head` of `lm_head.weight`."""
     parts = [part for part in str(one.get("module")).split(".") if part != "weight"]
-    return component, parts[-1] if parts else ""
+    return parts[-1] if parts else ""
 
 
 def _points(
@@ -186,28 +191,32 @@ def _name_layers(fig: go.Figure, rows: Sequence[Row], across: float, down: float
             )
 
 
-def _name_strip(fig: go.Figure, rows: Sequence[Row], across: float) -> None:
-    """Names of the matrices that belong to no layer, one text for those that would touch."""
+def _name_strip(fig: go.Figure, rows: Sequence[Row], across: float, end: float) -> None:
+    """Names of the matrices that belong to no layer, one text for those that would touch.
+
+    Left of its points where it would run past the panel's `end`.
+    """
     found = sorted(
-        (one["relative_change"] * 100, visible(str(one.get("module")), 14))
+        (one["relative_change"] * 100, visible(_stem(one), 14))
         for one in rows
         if one.get("restored") is None
         and one.get("layer") is None
         and one.get("relative_change") is not None
     )
-    groups: list[tuple[float, str]] = []
+    groups: list[tuple[float, float, str]] = []
     for x, name in found:
-        if groups and x * across < groups[-1][0] * across + 8 * len(groups[-1][1]) + 20:
-            groups[-1] = (x, f"{groups[-1][1]}, {name}")
+        if groups and x * across < groups[-1][1] * across + 8 * len(groups[-1][2]) + 20:
+            groups[-1] = (groups[-1][0], x, f"{groups[-1][2]}, {name}")
         else:
-            groups.append((x, name))
-    for x, names in groups:
+            groups.append((x, x, name))
+    for first, last, names in groups:
+        fits = last * across + 8 * len(names) + 9 < end * across
         fig.add_annotation(
             text=names,
-            x=x,
+            x=last if fits else first,
             y=0,
-            xanchor="left",
-            xshift=9,
+            xanchor="left" if fits else "right",
+            xshift=9 if fits else -9,
             yanchor="middle",
             showarrow=False,
             row=2,

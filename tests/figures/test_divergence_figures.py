@@ -232,7 +232,7 @@ def test_explained_shares_stand_beside_random_ones_the_union_first(results):
         found = [explained[key], *(one[key] for one in one_each)]
         assert list(trace.x) == pytest.approx([100 * value for value in found])
     assert list(fig.layout.yaxis.ticktext) == ["<b>All 3 deployed</b>", *TITLES[1:4]]
-    assert "640 disagreements, layer 2, dose 0.5" in fig.layout.annotations[0].text
+    assert "640 high divergences, layer 2, dose 0.5" in fig.layout.annotations[0].text
     assert list(dots.marker.color) == [theme.INK, *map(theme.color, DIRECTIONS)]
 
 
