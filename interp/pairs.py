@@ -9,6 +9,9 @@ from interp.models import Model, load_model
 from interp.runs import read_json
 
 BUILT_IN = ("countdown-rl", "countdown-distilled")
+SHARED_PAD = 0
+"""Padding where both models read one batch: never seen, but each has to have a row for it, and a pad token
+added to one tokenizer may lie beyond the other's embedding."""
 
 
 @dataclass(frozen=True)

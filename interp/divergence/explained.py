@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from interp.activations import ActivationStore, hook_name
 from interp.divergence.layers import lens
 from interp.divergence.summary import MIN_TRACES
 from interp.divergence.tokens import compare
@@ -16,7 +17,12 @@ from interp.hybrid.points import Points
 from interp.pairs import Pair
 from interp.queries import logits_above
 from interp.types import Trace
-from probes import bootstrap_over_groups, permutation_p_value, random_directions
+from probes import (
+    bootstrap_over_groups,
+    covariance_matched_directions,
+    permutation_p_value,
+    random_directions,
+)
 
 DOSES = (0.1, 0.2, 0.3, 0.5, 0.8)
 """Lengths that are tried, in mean norms of the residual stream before segments."""
@@ -143,7 +149,8 @@ def closed(
     return np.asarray(after <= (1 - CLOSED) * kl)
 
 
-NOTHING = {"n": 0, "directions": None, "ci": None, "random": None, "random_q95": None}
+RANDOM = ("random", "random_q95", "matched", "matched_q95")
+NOTHING = {"n": 0, "directions": None, "ci": None, **dict.fromkeys(RANDOM)}
 """A share explained where there is too little to measure it on, or no direction."""
 
 
@@ -159,17 +166,34 @@ class Use:
 class Directions:
     """Directions of `behaviors` in the base by layer, and the unit of a dose there.
 
-    `deployed` are those that the thinking model shows more often than the base.
+    `deployed` are those that the thinking model shows more often than the base, `store` holds what
+    the directions were fitted on.
     """
 
     vectors: Float[Tensor, "layer direction d_model"]
     units: Sequence[float]
     behaviors: list[str]
     deployed: list[str]
+    store: ActivationStore
+
+    def length(self, use: Use) -> float:
+        """The length of a dose, in units of the residual stream."""
+        return use.dose * self.units[use.layer]
 
     def shifts(self, use: Use) -> Float[Tensor, "direction d_model"]:
         """All directions of a layer at one length."""
-        return shifts_of(self.vectors[use.layer], use.dose * self.units[use.layer])
+        return shifts_of(self.vectors[use.layer], self.length(use))
+
+    def matched_shifts(self, use: Use, n: int, seed: int) -> Float[Tensor, "n d_model"]:
+        """Random vectors of that length with the covariance of the base's activations.
+
+        The covariance within segments of one behavior after one kind of segment, so that what the
+        directions stand for is not among it: what differences of means of meaningless labels look like.
+        """
+        cells = [f"{p}/{b}" for p, b in zip(self.store.previous, self.store.labels, strict=True)]
+        x = self.store[hook_name("resid_post", use.layer), "before"]
+        drawn = covariance_matched_directions(x, n, self.length(use), seed, np.array(cells))
+        return torch.from_numpy(drawn).float()
 
 
 def shifts_of(
@@ -228,32 +252,35 @@ def explain(
     after = report.steered(use.layer, shifts)
     hit = closed(report.kl, after)
     ours = [behaviors.index(b) for b in known.deployed]
-    length = use.dose * known.units[use.layer]
-    random = random_shifts(n_random, max(1, len(ours)), shifts.shape[1], length, seed)
-    null = closed(report.kl, report.steered(use.layer, random))
+    n = max(1, len(ours))
+    nulls = {
+        "random": random_shifts(n_random, n, shifts.shape[1], known.length(use), seed),
+        "matched": known.matched_shifts(use, n_random * n, seed),
+    }
+    null_hits = {
+        name: closed(report.kl, report.steered(use.layer, null)) for name, null in nulls.items()
+    }
+
+    def summary(name: str, shares: Float[np.ndarray, " draw"]) -> dict:
+        return {name: float(shares.mean()), f"{name}_q95": float(np.quantile(shares, 0.95))}
 
     def union(here: Bool[np.ndarray, " divergence"]) -> dict:
         """Explained by at least one direction; by at least one of as many random ones."""
         real = np.asarray(hit[ours][:, here].any(0))
-        of_sets = null.reshape(n_random, -1, len(here))[..., here].any(1).mean(-1)
         found = bootstrap_over_groups(real, report.groups[here], seed=seed).as_json()
-        return {
-            "n": int(here.sum()),
-            "directions": found["value"],
-            "ci": found["ci"],
-            "random": float(of_sets.mean()),
-            "random_q95": float(np.quantile(of_sets, 0.95)),
-        }
+        row = {"n": int(here.sum()), "directions": found["value"], "ci": found["ci"]}
+        for name, null in null_hits.items():
+            of_sets = null.reshape(n_random, n, len(here))[..., here].any(1).mean(-1)
+            row |= summary(name, of_sets)
+        return row
 
     def alone(i: int, here: Bool[np.ndarray, " divergence"]) -> dict:
         one = bootstrap_over_groups(hit[i][here], report.groups[here], seed=seed).as_json()
-        of_one = null[:, here].mean(-1)
-        return {
-            "share": one["value"],
-            "ci": one["ci"],
-            "random": float(of_one.mean()),
-            "random_q95": float(np.quantile(of_one, 0.95)),
-            "p_value": permutation_p_value(one["value"], of_one),
+        row = {"share": one["value"], "ci": one["ci"]}
+        for name, null in null_hits.items():
+            row |= summary(name, null[:, here].mean(-1))
+        return row | {
+            "p_value": permutation_p_value(one["value"], null_hits["matched"][:, here].mean(-1)),
             "closed": float((1 - after[i][here] / report.kl[here]).mean()),
         }
 

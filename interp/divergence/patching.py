@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.activations import hook_name
 from interp.models import Model, left_pad, positions_of
-from interp.pairs import Pair
+from interp.pairs import SHARED_PAD, Pair
 from interp.types import Trace
 from probes import ratio_bootstrap
 
@@ -55,7 +55,7 @@ def splits_at(
 ) -> Splits:
     """Texts before the tokens at `places` (trace, place); `tokens` are (wanted, own) of each."""
     texts = [traces[i].tokens[: traces[i].n_prompt + t] for i, t in places]
-    ids, real = left_pad(texts, pair.base.tokenizer.pad_token_id or 0, pair.base.device)
+    ids, real = left_pad(texts, SHARED_PAD, pair.base.device)
     wanted, own = torch.tensor(tokens, device=ids.device).T
     return Splits(pair, ids, real, wanted, own)
 

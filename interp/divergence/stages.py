@@ -156,6 +156,7 @@ class Divergence:
             layer_units(store, n_layers),
             list(labels),
             deployed,
+            store,
         )
 
     def drawn(self, split: str) -> list[tuple[int, int]]:

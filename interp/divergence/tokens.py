@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.divergence.vocabulary import Vocabulary
 from interp.models import Model, left_pad, positions_of
-from interp.pairs import Pair
+from interp.pairs import SHARED_PAD, Pair
 from interp.types import Trace
 
 N_TOP = 5
@@ -21,7 +21,7 @@ CHUNK = 1 << 21
 """Logits held at a time, for each model: positions are scored in parts of this over the vocabulary."""
 TOKENS = ("base_token", "thinking_token", "top_base", "top_thinking")
 """The fields of `TokenDivergence` that hold tokens."""
-N_TOKENS = 1 << 14
+N_TOKENS = 1 << 12
 """Tokens of a batch, padding included."""
 
 
@@ -122,9 +122,7 @@ def score(
     found: list[TokenDivergence | None] = [None] * len(traces)
     for rows in batches([len(t.tokens) for t in traces]):
         part = [traces[i] for i in rows]
-        ids, real = left_pad(
-            [t.tokens for t in part], pair.base.tokenizer.pad_token_id or 0, pair.base.device
-        )
+        ids, real = left_pad([t.tokens for t in part], SHARED_PAD, pair.base.device)
         counts = [len(t.tokens) - t.n_prompt for t in part]
         from_end = torch.arange(ids.shape[1], 0, -1, device=ids.device)
         # Position t says token t + 1: all from the last prompt token to the one before the last.

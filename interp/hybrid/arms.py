@@ -39,7 +39,8 @@ CONTROLLERS = {
 FULL = ("taxonomy", "probe")
 """Controllers that say both when and which: what a full hybrid has."""
 COEFFICIENTS = ("fixed", "network", "sweep", "sweep-random")
-"""How strongly: as trained, as a network says, or swept and judged by the thinking model or by lot."""
+"""How strongly, the simplest first: as trained, as a network says, or swept and judged by the thinking
+model or by lot."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.models import Model, left_pad, positions_of
-from interp.pairs import Pair
+from interp.pairs import SHARED_PAD, Pair
 from interp.queries import KeyValues, key_values, logits_above, read_cached
 from interp.types import Trace
 
@@ -123,9 +123,7 @@ def read_points(
     for begin in range(0, len(order), N_PER_BATCH):
         rows = order[begin : begin + N_PER_BATCH]
         part = [traces[i] for i in rows]
-        ids, real = left_pad(
-            [t.tokens for t in part], pair.base.tokenizer.pad_token_id or 0, pair.base.device
-        )
+        ids, real = left_pad([t.tokens for t in part], SHARED_PAD, pair.base.device)
         base_resid, base_logits, cache = read_cached(pair.base, ids, real, layers)
         thinking_resid, thinking_logits, _ = read_cached(pair.thinking, ids, real, [thinking_layer])
         place = torch.arange(ids.shape[1], device=ids.device)

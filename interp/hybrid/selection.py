@@ -6,7 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.hybrid.arms import ALL, FULL, Recipe, Settings, gate, method, random_vectors
+from interp.hybrid.arms import (
+    ALL,
+    COEFFICIENTS,
+    FULL,
+    Recipe,
+    Settings,
+    gate,
+    method,
+    random_vectors,
+)
 from interp.hybrid.lab import Lab, candidate_layers
 from interp.hybrid.measures import Scale, by_problem
 from interp.hybrid.outcomes import Bench, Outcome
@@ -22,12 +31,8 @@ DOSES = (0.3, 0.6)
 N_NULLS = 3
 """Sets of random vectors beside which a layer and a dose are judged."""
 
-N_FINAL_NULLS = 4
+N_FINAL_NULLS = 3
 """Sets of random vectors, for each seed, beside which a finalist is judged."""
-
-N_FINALISTS = 3
-"""Combinations that are run again with every seed on all problems, beside random vectors, for one to be
-chosen."""
 
 
 @dataclass(frozen=True)
@@ -145,20 +150,26 @@ class Selection:
         return rows
 
     def final(self, settings: Settings, rows: list[dict]) -> Recipe:
-        """The full hybrid, of the finalists, that is farthest above random vectors of the same lengths.
+        """The full hybrid with the simplest coefficients within one standard error of the best.
 
-        Or above the base, where that is better. A judge helps random vectors too, so accuracy alone
-        would choose what the judge lends. A full hybrid steers wherever the models disagree; differences
-        of means, which do so only where a segment may start, stand alone. Random sets differ more than
-        problems do, so there are many sets on the first problems. The finalists' `rows` get their final
-        numbers.
+        The finalists are the most accurate full hybrid of each kind of coefficients, and the best is the
+        farthest above random vectors of the same lengths, or above the base where that is better: a judge
+        helps random vectors too, so accuracy alone would choose what the judge lends. The standard error
+        is that of the best's accuracy over problems (the rule of Breiman et al. 1984, section 3.4.3). A full
+        hybrid steers wherever the models disagree; differences of means, which do so only where a segment
+        may start, stand alone. Random sets differ more than problems do, so there are many sets on the
+        first problems. The finalists' `rows` get their final numbers.
         """
-        seeds, scores = self.setup.config.seeds, []
-        ranked = sorted(matching(rows, vectors=METHODS[1:]), key=lambda row: -row["accuracy"])[
-            :N_FINALISTS
+        seeds, scores, errors = self.setup.config.seeds, [], []
+        finalists = [
+            max(
+                matching(rows, vectors=METHODS[1:], coefficients=[kind]),
+                key=lambda row: row["accuracy"],
+            )
+            for kind in COEFFICIENTS
         ]
-        with self.progress.bar("finalists", len(ranked) * len(seeds)) as advance:
-            for row in ranked:
+        with self.progress.bar("finalists", len(finalists) * len(seeds)) as advance:
+            for row in finalists:
                 runs, null, recipe = [], [], recipe_of(row)
                 for seed in seeds:
                     runs.append(self._run(self.all, recipe, settings, seed))
@@ -173,7 +184,14 @@ class Selection:
                 row["final_random_gain"] = float(lent)
                 row["final_gap_recovery"] = self.scale.share(accuracy)
                 scores.append(accuracy.mean() - max(lent, 0.0))
-        return recipe_of(ranked[int(np.argmax(scores))])
+                errors.append(accuracy.std(ddof=1) / len(accuracy) ** 0.5)
+        return recipe_of(finalists[simplest_near_best(scores, errors)])
+
+
+def simplest_near_best(scores: Sequence[float], errors: Sequence[float]) -> int:
+    """The first of what is ordered from simple to complex within the best's standard error of the best."""
+    best = int(np.argmax(scores))
+    return next(i for i, score in enumerate(scores) if score >= scores[best] - errors[best])
 
 
 def recipe_of(row: dict) -> Recipe:

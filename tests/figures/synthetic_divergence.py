@@ -163,6 +163,8 @@ def _explained(names: list[str], deployed: list[str], n_layers: int) -> dict[str
         "ci": [0.37, 0.46],
         "random": 0.12,
         "random_q95": 0.17,
+        "matched": 0.14,
+        "matched_q95": 0.2,
         "n_random": 100,
         "deployed": deployed,
         "by_behavior": {
@@ -171,6 +173,8 @@ def _explained(names: list[str], deployed: list[str], n_layers: int) -> dict[str
                 "ci": _near(0.28 * 0.75**i, 0.01),
                 "random": 0.05,
                 "random_q95": round(0.08 + 0.005 * i, 4),
+                "matched": 0.06,
+                "matched_q95": round(0.1 + 0.005 * i, 4),
                 "p_value": 0.0099 if i < 2 else 0.21,
                 "closed": 0.2,
             }

@@ -222,13 +222,14 @@ def test_promoted_tokens_show_white_space_and_keep_the_order(results):
 def test_explained_shares_stand_beside_random_ones_the_union_first(results):
     explained = results["explained"]
     fig = draw("explained_divergences", results)
-    mean, q95, dots = panel(fig, 1, 1)
+    mean, q95, matched, dots = panel(fig, 1, 1)
     one_each = [explained["by_behavior"][name] for name in DIRECTIONS]
     expected = [explained["directions"], *(one["share"] for one in one_each)]
     assert list(dots.x) == pytest.approx([100 * share for share in expected])
     intervals = [explained["ci"], *(one["ci"] for one in one_each)]
     np.testing.assert_allclose(bounds(dots, "x"), 100 * np.array(intervals))
-    for trace, key in ((mean, "random"), (q95, "random_q95")):
+    nulls = ((mean, "random"), (q95, "random_q95"), (matched, "matched_q95"))
+    for trace, key in nulls:
         found = [explained[key], *(one[key] for one in one_each)]
         assert list(trace.x) == pytest.approx([100 * value for value in found])
     assert list(fig.layout.yaxis.ticktext) == ["<b>All 3 deployed</b>", *TITLES[1:4]]

@@ -6,18 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.special import rel_entr
 
 from interp.divergence.explained import (
-    DOSES,
-    Directions,
-    Use,
-    choose_use,
-    closed,
     divergences,
-    explain,
-    random_shifts,
-    shifts_of,
 )
 from interp.divergence.layers import Foretold, lens, lens_kl, matched, predict_disagreement
 from interp.divergence.patching import COMPONENTS, factorial, keep_all, patch, splits_at
@@ -229,98 +220,6 @@ def test_a_planted_foreboding_is_found_in_its_layer_and_none_without_it():
     assert found["difference"]["ci"][0] > 0
     nothing = predict_disagreement(*[planted(400, seed, 0.0) for seed in range(3)], 0)
     assert nothing["ci"][0] < 0.5 < nothing["ci"][1]
-
-
-@pytest.fixture(scope="module")
-def diverged(pair, vocabulary, traces, found):
-    points = read_points(pair, traces, range(3), pair.thinking.n_layers - 1)
-    return divergences(
-        pair,
-        vocabulary,
-        traces,
-        list(range(len(traces))),
-        select(points, [p.differ for p in points]),
-    )
-
-
-def kl(p_logits, q_logits):
-    p, q = (x.double().softmax(-1).numpy() for x in (p_logits, q_logits))
-    return rel_entr(p, q).sum()
-
-
-def test_steered_kl_equals_a_slow_loop(slow, slow_thinking, traces, found, diverged):
-    shifts = torch.randn(20, 32, generator=torch.Generator().manual_seed(0)) * 30
-    after = diverged.steered(LAYER, shifts)
-    assert after.shape == (20, len(diverged.kl))
-    for k in range(0, len(diverged.kl), 3):
-        i, t = int(diverged.trace[k]), int(diverged.place[k])
-        assert found[i].differ[t]
-        tokens = traces[i].tokens[: traces[i].n_prompt + t]
-        thinking = slow_thinking.logits(tokens)[-1]
-        assert diverged.kl[k] == pytest.approx(kl(thinking, slow.logits(tokens)[-1]), rel=1e-2)
-        resid = slow.outputs(tokens, LAYER)[-1]
-        for s in (0, 17):
-            steered = slow.logits(tokens, {LAYER: at_last(resid + shifts[s])})[-1]
-            assert after[s, k] == pytest.approx(kl(thinking, steered), rel=2e-2, abs=1e-2)
-
-
-def test_closed_means_half_of_the_kl():
-    kl = np.array([1.0, 1.0, 0.2])
-    assert closed(kl, np.array([0.5, 0.51, 0.05])).tolist() == [True, False, True]
-
-
-@pytest.fixture
-def some_high(monkeypatch, diverged):
-    """The bar of a high divergence where random models have half of theirs above it."""
-    monkeypatch.setattr("interp.divergence.explained.HIGH", float(np.median(diverged.js)))
-    assert 0 < diverged.high.mean() < 1
-
-
-def test_shares_are_counted_over_high_divergences_and_over_all(diverged, some_high):
-    last, length = 2, 40.0
-    wide = shifts_of(torch.randn(2, 32, generator=torch.Generator().manual_seed(1)), length)
-    shown = ["deduction"] * len(diverged.kl)
-    known = Directions(torch.stack([wide] * 3), [length] * 3, ["a", "b"], ["a", "b"])
-    found, left = explain(diverged, Use(last, 1.0), known, shown, 30, 0)
-    after = diverged.steered(last, wide)
-    expected = (after <= diverged.kl / 2)[:, diverged.high]
-    assert found["directions"] == pytest.approx(expected.any(0).mean())
-    assert found["by_behavior"]["a"]["share"] == pytest.approx(expected[0].mean())
-    assert found["by_behavior"]["a"]["p_value"] > 0.01  # a random direction among random ones
-    assert found["table"]["deduction"]["b"] == pytest.approx(expected[1].mean())
-    over_all = (after <= diverged.kl / 2).any(0).mean()
-    assert found["all"]["directions"] == pytest.approx(over_all)
-    assert (found["n"], found["all"]["n"]) == (diverged.high.sum(), len(diverged.kl))
-    np.testing.assert_array_equal(left, after)
-
-
-def test_random_shifts_have_the_length_and_come_again():
-    found = random_shifts(5, 2, 16, 3.0, 7)
-    assert found.shape == (10, 16)
-    torch.testing.assert_close(found.norm(dim=-1), torch.full((10,), 3.0))
-    assert torch.equal(found, random_shifts(5, 2, 16, 3.0, 7))
-
-
-def test_the_use_with_the_largest_excess_is_chosen(diverged, some_high, monkeypatch):
-    # Random models give hardly anything to explain, so the bar is any closing at all.
-    monkeypatch.setattr("interp.divergence.explained.CLOSED", 1e-3)
-    vectors = torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(5))
-    units = [300.0, 600.0, 900.0]
-    scores = {}
-    for layer in range(3):
-        for dose in DOSES:
-            real = shifts_of(vectors[layer], dose * units[layer])
-            random = random_shifts(5, 2, 32, dose * units[layer], 1).reshape(5, 2, 32)
-            shares = [
-                (diverged.steered(layer, one) <= diverged.kl * (1 - 1e-3))
-                .any(0)[diverged.high]
-                .mean()
-                for one in (real, *random)
-            ]
-            scores[layer, dose] = shares[0] - np.mean(shares[1:])
-    found = choose_use(diverged, vectors, units, 0)
-    assert scores[found.layer, found.dose] == pytest.approx(max(scores.values()))
-    assert max(scores.values()) > min(scores.values())
 
 
 def test_the_full_patch_equals_patching_and_parts_lie_along_directions(
