@@ -161,13 +161,8 @@ class Selection:
         first problems. The finalists' `rows` get their final numbers.
         """
         seeds, scores, errors = self.setup.config.seeds, [], []
-        finalists = [
-            max(
-                matching(rows, vectors=METHODS[1:], coefficients=[kind]),
-                key=lambda row: row["accuracy"],
-            )
-            for kind in COEFFICIENTS
-        ]
+        of_kind = [matching(rows, vectors=METHODS[1:], coefficients=[k]) for k in COEFFICIENTS]
+        finalists = [max(some, key=lambda row: row["accuracy"]) for some in of_kind if some]
         with self.progress.bar("finalists", len(finalists) * len(seeds)) as advance:
             for row in finalists:
                 runs, null, recipe = [], [], recipe_of(row)
