@@ -106,6 +106,11 @@ def shuffled_vectors(
     return {b: fitted_vectors(store, labels == b, n_layers, readings) for b in behaviors}
 
 
+def cells(store: ActivationStore) -> np.ndarray:
+    """What labels explain of each segment [segment]: its behavior, after the kind of the one before."""
+    return np.array([f"{p}/{b}" for p, b in zip(store.previous, store.labels, strict=True)])
+
+
 def residuals(store: ActivationStore, n_layers: int) -> ActivationStore:
     """The activations without what labels explain: less the mean of their behavior in its place.
 
@@ -114,8 +119,7 @@ def residuals(store: ActivationStore, n_layers: int) -> ActivationStore:
     residuals of the full model (ter Braak 1992) keeps those out, and under labels without meaning
     it is the same thing.
     """
-    cells = np.array([f"{p}/{b}" for p, b in zip(store.previous, store.labels, strict=True)])
-    codes = np.unique(cells, return_inverse=True)[1]
+    codes = np.unique(cells(store), return_inverse=True)[1]
     values = {}
     for key in {
         (hook_name("resid_post", n), read) for n in range(n_layers) for read, _ in READINGS

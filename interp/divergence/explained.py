@@ -16,6 +16,7 @@ from interp.divergence.vocabulary import Vocabulary
 from interp.hybrid.points import Points
 from interp.pairs import Pair
 from interp.queries import logits_above
+from interp.readings import cells
 from interp.types import Trace
 from probes import (
     bootstrap_over_groups,
@@ -149,8 +150,9 @@ def closed(
     return np.asarray(after <= (1 - CLOSED) * kl)
 
 
-RANDOM = ("random", "random_q95", "matched", "matched_q95")
-NOTHING = {"n": 0, "directions": None, "ci": None, **dict.fromkeys(RANDOM)}
+NOTHING = {"n": 0} | dict.fromkeys(
+    ("directions", "ci", "random", "random_q95", "matched", "matched_q95")
+)
 """A share explained where there is too little to measure it on, or no direction."""
 
 
@@ -190,9 +192,8 @@ class Directions:
         The covariance within segments of one behavior after one kind of segment, so that what the
         directions stand for is not among it: what differences of means of meaningless labels look like.
         """
-        cells = [f"{p}/{b}" for p, b in zip(self.store.previous, self.store.labels, strict=True)]
         x = self.store[hook_name("resid_post", use.layer), "before"]
-        drawn = covariance_matched_directions(x, n, self.length(use), seed, np.array(cells))
+        drawn = covariance_matched_directions(x, n, self.length(use), seed, cells(self.store))
         return torch.from_numpy(drawn).float()
 
 

@@ -162,7 +162,7 @@ class Selection:
         """
         seeds, scores, errors = self.setup.config.seeds, [], []
         of_kind = [matching(rows, vectors=METHODS[1:], coefficients=[k]) for k in COEFFICIENTS]
-        finalists = [max(some, key=lambda row: row["accuracy"]) for some in of_kind if some]
+        finalists = [most_accurate(some) for some in of_kind if some]
         with self.progress.bar("finalists", len(finalists) * len(seeds)) as advance:
             for row in finalists:
                 runs, null, recipe = [], [], recipe_of(row)
@@ -210,6 +210,11 @@ def matching(
     ]
 
 
+def most_accurate(rows: list[dict]) -> dict:
+    """The row with the largest accuracy on the first problems; of equals the first."""
+    return max(rows, key=lambda row: row["accuracy"])
+
+
 def best_of(factorial: list[dict], **only: Sequence[str]) -> Recipe:
-    """The most accurate of the combinations that match, on the first problems; of equals the first."""
-    return recipe_of(max(matching(factorial, **only), key=lambda row: row["accuracy"]))
+    """The most accurate of the combinations that match."""
+    return recipe_of(most_accurate(matching(factorial, **only)))

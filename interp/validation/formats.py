@@ -91,7 +91,7 @@ def read_safetensors(path: Path, data: bytes) -> Content:
 
 def read_npy(path: Path, data: bytes) -> Content:
     """The one array of a NumPy file."""
-    return Content("npy", {path.stem: _array(path, path.stem, data)}, {}, unnamed=True)
+    return Content("npy", {path.stem: _array(path, path.stem, data)}, {})
 
 
 def read_npz(path: Path, data: bytes) -> Content:
@@ -122,8 +122,7 @@ def read_torch(path: Path, data: bytes) -> Content:
         with _archive(path, data) as archive:
             _check_pickle(path, archive)
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    unnamed = isinstance(loaded, Tensor)
-    found = {path.stem: loaded} if unnamed else loaded
+    found = {path.stem: loaded} if isinstance(loaded, Tensor) else loaded
     if not isinstance(found, dict):
         raise unusable(
             path,
@@ -138,7 +137,7 @@ def read_torch(path: Path, data: bytes) -> Content:
                 "expected names and their tensors; save a dict of tensors, one (n_layers, d_model) "
                 "array for a direction of several layers",
             )
-    return Content("torch", {n: t.detach() for n, t in found.items()}, {}, unnamed)
+    return Content("torch", {n: t.detach() for n, t in found.items()}, {})
 
 
 def _array(path: Path, name: str, data: bytes) -> Tensor:

@@ -22,15 +22,11 @@ MAX_HEADER = 2**20
 
 @dataclass(frozen=True)
 class Content:
-    """What one file held: its tensors by name, as stored, and what it says about them.
-
-    `unnamed` is true where the format has no place for a name.
-    """
+    """What one file held: its tensors by name, as stored, and what it says about them."""
 
     format: str
     tensors: dict[str, Tensor]
     stated: dict[str, str]
-    unnamed: bool = False
 
 
 def shown(value: object, length: int = 80) -> str:

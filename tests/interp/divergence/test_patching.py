@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.divergence.explained import (
-    divergences,
-)
+from interp.divergence.explained import divergences
 from interp.divergence.layers import Foretold, lens, lens_kl, matched, predict_disagreement
 from interp.divergence.patching import COMPONENTS, factorial, keep_all, patch, splits_at
 from interp.divergence.projection import projected

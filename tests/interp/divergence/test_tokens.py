@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,18 +119,13 @@ def test_a_soft_cap_is_applied(tiny):
 
 LARGE = """
 import sys, torch
-from pathlib import Path
 from interp.divergence.tokens import score
 from interp.divergence.vocabulary import Vocabulary
 from interp.pairs import Pair
 from interp.types import Trace
 from interp.models import load_model
 from interp.pairs import weights_folder
-
-def peak():
-    # `getrusage` would give what the parent had, too.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+from tests.memory import peak_memory
 
 torch.manual_seed(0)
 base = load_model(weights_folder("countdown-rl") / "base", device="cpu")
@@ -139,10 +135,10 @@ pair = Pair("large", base, base)
 n = int(sys.argv[1])
 traces = [Trace("p", "m", "", "", tuple([1] + [5 + i % 100 for i in range(511)]), 1, True, True)] * n
 score(pair, Vocabulary(150_000), traces[:1])
-before = peak()
+before = peak_memory()
 with torch.no_grad():
     score(pair, Vocabulary(150_000), traces)
-print((peak() - before) / 1024)
+print((peak_memory() - before) / 1024)
 """
 
 
@@ -151,7 +147,11 @@ def test_memory_is_flat_in_the_number_of_sequences_with_150_000_tokens():
     grown = []
     for n in (1, 4):
         done = subprocess.run(
-            [sys.executable, "-c", LARGE, str(n)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", LARGE, str(n)],
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         grown.append(float(done.stdout.split()[-1]))
     # All logits of one model would be 4 x 512 x 150,000 x 4 bytes = 1.2 GB.

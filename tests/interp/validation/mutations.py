@@ -17,6 +17,7 @@ import torch
 
 from interp.errors import UserError
 from interp.validation.candidates import read_candidates
+from tests.memory import peak_memory
 
 LENGTHS = [0, 1, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
 ALPHABET = b"\x00\x01\xff\x80{}[](),:\"'-0129.PKQRcq\n"
@@ -137,10 +138,9 @@ def main(folder, n_cases):
             wrong.append(f"case {case} of {source.name}: {type(error).__name__}: {error}"[:300])
     bombs = {path.name: attempt(path) for path in sorted((folder / "bombs").iterdir())}
     large = {path.name: attempt(path) for path in sorted((folder / "large").iterdir())}
-    status = Path("/proc/self/status").read_text()
-    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
     print(json.dumps({
-        "wrong": wrong, "refused": n_refused, "bombs": bombs, "large": large, "peak": peak,
+        "wrong": wrong, "refused": n_refused, "bombs": bombs, "large": large,
+        "peak": peak_memory(),
     }))  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import runpy
 import struct
 from pathlib import Path
 
@@ -13,21 +12,21 @@ from safetensors.torch import save_file
 
 from interp.directions import DirectionSet
 from interp.validation.candidates import read_candidates
-
-_FILES = runpy.run_path(str(Path(__file__).with_name("steering_files.py")))
-write = _FILES["write"]
-direction = _FILES["direction"]
-own_file = _FILES["own_file"]
-text = _FILES["text"]
-pack_gguf = _FILES["pack_gguf"]
-refusal = _FILES["refusal"]
-refused_bytes = _FILES["refused_bytes"]
-as_numpy = _FILES["as_numpy"]
-VECTOR = _FILES["VECTOR"]
-ROWS = _FILES["ROWS"]
-ARRAYS = _FILES["ARRAYS"]
-PLAIN = _FILES["PLAIN"]
-WRITTEN_BY_GGUF = _FILES["WRITTEN_BY_GGUF"]
+from tests.interp.validation.steering_files import (
+    ARRAYS,
+    PLAIN,
+    ROWS,
+    VECTOR,
+    WRITTEN_BY_GGUF,
+    as_numpy,
+    direction,
+    own_file,
+    pack_gguf,
+    refusal,
+    refused_bytes,
+    text,
+    write,
+)
 
 
 def test_our_own_file_gives_every_direction_with_what_it_states(tmp_path):

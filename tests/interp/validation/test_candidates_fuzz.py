@@ -2,21 +2,19 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import interp
 from interp.validation.candidates import read_candidates
-
-_FILES = runpy.run_path(str(Path(__file__).with_name("steering_files.py")))
-write_valid = _FILES["write_valid"]
-write_bombs = _FILES["write_bombs"]
-write_large = _FILES["write_large"]
-PLAIN = _FILES["PLAIN"]
+from tests.interp.validation.steering_files import (
+    PLAIN,
+    write_bombs,
+    write_large,
+    write_valid,
+)
 
 
 @pytest.mark.slow
@@ -28,7 +26,7 @@ def test_ten_thousand_damaged_files_and_bombs_are_read_or_refused_within_a_gigab
     script = Path(__file__).with_name("mutations.py")
     run = subprocess.run(
         [sys.executable, str(script), str(tmp_path), "10000"],
-        env={**os.environ, "PYTHONPATH": str(Path(interp.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
     )

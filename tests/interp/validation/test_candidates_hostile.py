@@ -2,32 +2,29 @@
 
 import io
 import pickle
-import runpy
 import struct
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from interp.validation.candidates import read_candidates
-
-_FILES = runpy.run_path(str(Path(__file__).with_name("steering_files.py")))
-direction = _FILES["direction"]
-text = _FILES["text"]
-pack_gguf = _FILES["pack_gguf"]
-npy = _FILES["npy"]
-npy_header = _FILES["npy_header"]
-zipped = _FILES["zipped"]
-torch_file = _FILES["torch_file"]
-torch_pickle = _FILES["torch_pickle"]
-refusal = _FILES["refusal"]
-refused_bytes = _FILES["refused_bytes"]
-one_tensor = _FILES["one_tensor"]
-Command = _FILES["Command"]
-VECTOR = _FILES["VECTOR"]
-PLAIN = _FILES["PLAIN"]
+from tests.interp.validation.steering_files import (
+    PLAIN,
+    VECTOR,
+    Command,
+    npy,
+    npy_header,
+    one_tensor,
+    pack_gguf,
+    refusal,
+    refused_bytes,
+    text,
+    torch_file,
+    torch_pickle,
+    zipped,
+)
 
 
 @pytest.mark.parametrize(
