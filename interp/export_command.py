@@ -44,6 +44,12 @@ def export(
     from interp.export import Export, export_direction, prove
     from interp.models import load_model
 
+    for kind, given, known in (
+        ("operation", operation, ("add", "ablate")),
+        ("position", at, ("all", "starts")),
+    ):
+        if given not in known:
+            raise unknown_name(kind, given, known)
     if not directions.is_file():
         raise UserError(
             f"{str(directions)!r} is no file: expected the directions.safetensors of a run (whenlens run)."

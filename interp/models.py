@@ -98,6 +98,7 @@ class Model:
 
 
 def fingerprint(folder: Path) -> str:
+    """A short SHA-256 of a checkpoint's weights and configuration."""
     digest = hashlib.sha256()
     files = sorted(folder.glob("*.safetensors")) + [folder / "config.json"]
     for file in files:

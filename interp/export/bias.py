@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from interp.errors import UserError
-from interp.export.checkpoint import checkpoint_of, plain_model
+from interp.export.checkpoint import checkpoint_of, plain_model, transformer_of
 from interp.export.hugging_face import HuggingFace
 from interp.export.request import Export
 from interp.models import Model, no_progress_bar
@@ -30,7 +30,7 @@ def write(model: Model, request: Export, out: Path) -> Path:
     `UserError` for a model type that has no such place.
     """
     adds = request.operation == "add"
-    kind, able = model.bridge.original_model.config.model_type, BIASED if adds else WRITERS
+    kind, able = transformer_of(model).config.model_type, BIASED if adds else WRITERS
     if kind not in able:
         raise UserError(
             f"Format 'hf-bias' cannot {request.operation} in a model of type {kind!r} (only in "

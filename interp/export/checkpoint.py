@@ -10,9 +10,14 @@ from interp.errors import UserError
 from interp.models import Model, fingerprint, no_progress_bar
 
 
+def transformer_of(model: Model) -> Any:
+    """The transformers model inside, whose stubs think that its attributes are tensors."""
+    return model.bridge.original_model
+
+
 def checkpoint_of(model: Model) -> Path:
     """The folder that `model` was loaded from; raises `UserError` where it is gone or has changed."""
-    folder = Path(model.bridge.original_model.name_or_path)
+    folder = Path(transformer_of(model).name_or_path)
     if not (folder / "config.json").is_file():
         raise UserError(
             f"The checkpoint of {model.name} is no longer in {str(folder)!r}: put it back, or load the "
@@ -40,9 +45,9 @@ def plain_model(folder: Path, device: torch.device) -> Any:
 
 def check_blocks(model: Model, format: str) -> None:
     """Raise `UserError` unless the blocks are at `model.layers`, where this format looks for them."""
-    inner = getattr(model.bridge.original_model, "model", None)
+    inner = getattr(transformer_of(model), "model", None)
     if not hasattr(inner, "layers"):
-        kind = model.bridge.original_model.config.model_type
+        kind = transformer_of(model).config.model_type
         raise UserError(
             f"Format {format!r} expects the blocks of a model at model.layers, and {model.name} ({kind}) keeps "
             "them elsewhere: export from a model of the Llama family."

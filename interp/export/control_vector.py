@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import UserError
-from interp.export.checkpoint import checkpoint_of, plain_model
+from interp.export.checkpoint import checkpoint_of, plain_model, transformer_of
 from interp.export.llama_cpp import LlamaCpp, library
 from interp.export.llama_gguf import write_llama
 from interp.export.request import Export
@@ -36,7 +36,7 @@ def write(model: Model, request: Export, out: Path) -> Path:
         ) from error
     path = out / "vector.gguf"
     writer = GGUFWriter(path, ARCHITECTURE)
-    writer.add_string(f"{ARCHITECTURE}.model_hint", model.bridge.original_model.config.model_type)
+    writer.add_string(f"{ARCHITECTURE}.model_hint", transformer_of(model).config.model_type)
     writer.add_uint32(f"{ARCHITECTURE}.layer_count", 1)
     writer.add_string("whenlens.export", json.dumps(request.describe()))
     writer.add_tensor(f"direction.{request.direction.layer}", request.shift.numpy())
@@ -77,7 +77,7 @@ def read(path: Path, n_layers: int) -> Float[np.ndarray, "layer d_model"]:
 @contextmanager
 def run(model: Model, request: Export, out: Path) -> Iterator[LlamaCpp]:
     """llama.cpp over the model in float32, under the control vector; raises `Unproven` without it."""
-    kind = model.bridge.original_model.config.model_type
+    kind = transformer_of(model).config.model_type
     if kind != "llama":
         raise Unproven(
             f"llama.cpp needs the model as GGUF, which is written here for Llama only, not for {kind}"

@@ -4,6 +4,7 @@ xllamacpp's own interface neither takes control vectors nor tells logits, but it
 """
 
 import ctypes
+import importlib.util
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -83,9 +84,10 @@ class Batch(ctypes.Structure):
 
 def library() -> ctypes.CDLL:
     """llama.cpp's library; raises `ImportError` where xllamacpp is not installed."""
-    import xllamacpp.xllamacpp as module
-
-    found = ctypes.CDLL(module.__file__)
+    spec = importlib.util.find_spec("xllamacpp.xllamacpp")
+    if spec is None or spec.origin is None:
+        raise ImportError("xllamacpp is not installed")
+    found = ctypes.CDLL(spec.origin)
     for name in ("llama_model_load_from_file", "llama_init_from_model", "llama_get_memory"):
         getattr(found, name).restype = ctypes.c_void_p
     found.llama_model_get_vocab.restype = ctypes.c_void_p

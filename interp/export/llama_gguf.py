@@ -1,12 +1,13 @@
 """A Llama checkpoint as a GGUF file in float32, for llama.cpp to be fed token ids."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from interp.errors import UserError
+from interp.export.runtime import Unproven
 
 BLOCK = {
     "input_layernorm": "attn_norm",
@@ -25,16 +26,17 @@ BLOCK = {
 def write_llama(model: LlamaForCausalLM, path: Path) -> None:
     """Write weights and shapes, and no vocabulary: llama.cpp then reads and returns token ids only.
 
-    Raises `UserError` where the model has what the file would lose (scaled rotary positions).
+    Raises `Unproven` where the model has what the file would lose (biases, scaled rotary positions).
     """
     from gguf import GGUFWriter
 
-    config = model.config
+    config: Any = model.config
     rope = config.rope_parameters or {}
-    if rope.get("rope_type", "default") != "default":
-        raise UserError(
-            f"The model scales rotary positions ({rope['rope_type']}), which is not written to GGUF here: "
-            "use the model's own GGUF."
+    scaling = rope.get("rope_type", "default")
+    if scaling != "default" or config.attention_bias or config.mlp_bias:
+        raise Unproven(
+            "llama.cpp needs the model as GGUF, which is written here for Llama without biases and without "
+            f"scaled rotary positions (this one has {scaling!r})"
         )
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     width = config.head_dim or config.hidden_size // heads

@@ -73,7 +73,8 @@ def run(model: Model, request: Export, out: Path) -> Iterator[LmEval]:
         torch.load(path, weights_only=True)  # the harness itself would run code that is in the file
     except Exception as error:
         raise UserError(f"{str(path)!r} is no steering file ({error}): export again.") from error
-    steered = SteeredModel(
+    steered_model: Any = SteeredModel
+    steered = steered_model(
         str(checkpoint_of(model)),
         str(path),
         device=str(model.device),

@@ -44,26 +44,28 @@ def prove(
     Residual stream and logits are compared on the pass over each prompt and on `steps` cached passes after
     it, in which both are fed the reference's greedy tokens; so is the text that each makes by itself.
     `prompts` defaults to three Countdown problems. Status `proven` wants every difference within the
-    format's tolerance (a share of the largest value at the position, at least 1) and equal text; `unproven` tells why there
-    was nothing to compare. Raises `UserError` for a request that does not fit model or format.
+    format's tolerance (a share of the largest value at the position, at least 1) and equal text; `unproven`
+    tells why there was nothing to compare. Raises `UserError` for a request that fits not model or format.
     """
     chosen = format_for(format, request)
     request.check(model)
-    texts = prompts or [p.prompt for p in Countdown().problems()[:N_PROMPTS]]
-    tokens = [prompt_tokens(model, text) for text in texts]
+    prompts = prompts or [p.prompt for p in Countdown().problems()[:N_PROMPTS]]
+    tokens = [prompt_tokens(model, prompt) for prompt in prompts]
     end = model.tokenizer.eos_token_id
     layer = request.watched(model)
     with reference(model, request.edits(model, chosen.every_write), layer) as runtime:
-        expected = _read(runtime, tokens, [[]] * len(tokens), steps, end)
-        fed = [text[:-1] for text in expected.text]
-        expected = _read(runtime, tokens, fed, steps, end)
+        texts = [runtime.complete(row, steps, end) for row in tokens]
+        fed = [text[:-1] for text in texts]
+        expected = Reading(*_passes(runtime, tokens, fed), texts)
     with reference(model, (), layer) as runtime:
         effect = _largest(expected.prompt, [runtime.prompt(row) for row in tokens])
     version = {"name": format, "version": None}
     try:
         with chosen.run(model, request, out) as runtime:
             version = {"name": runtime.name, "version": runtime.version}
-            compared = _compare(chosen, expected, _read(runtime, tokens, fed, steps, end), effect)
+            passes = _passes(runtime, tokens, fed)
+            found = Reading(*passes, [runtime.complete(row, steps, end) for row in tokens])
+        compared = _compare(chosen, expected, found, effect)
     except Unproven as why:
         compared = {"status": "unproven", "reason": str(why)}
     except UserError as why:
@@ -86,16 +88,15 @@ def prove(
     return result
 
 
-def _read(
-    runtime: Runtime, prompts: list[list[int]], fed: list[list[int]], steps: int, end: int
-) -> Reading:
-    """Read every prompt, feed the next tokens, and let the runtime go on by itself."""
-    reading = Reading([], [], [])
+def _passes(
+    runtime: Runtime, prompts: list[list[int]], fed: list[list[int]]
+) -> tuple[list[Pass], list[Pass]]:
+    """The passes over every prompt, and those over the tokens that follow it."""
+    prompt, decode = [], []
     for tokens, following in zip(prompts, fed, strict=True):
-        reading.prompt.append(runtime.prompt(tokens))
-        reading.decode.extend(runtime.step(token) for token in following)
-        reading.text.append(runtime.complete(tokens, steps, end))
-    return reading
+        prompt.append(runtime.prompt(tokens))
+        decode.extend(runtime.step(token) for token in following)
+    return prompt, decode
 
 
 def _compare(chosen: Format, expected: Reading, found: Reading, effect: dict) -> dict:

@@ -62,10 +62,6 @@ class Export:
     def check(self, model: Model) -> None:
         """Raise `UserError` unless the edit makes sense in this model."""
         d = self.direction
-        if self.operation not in ("add", "ablate") or self.at not in ("all", "starts"):
-            raise UserError(
-                f"Cannot {self.operation!r} at {self.at!r}: expected add or ablate, at all or starts."
-            )
         source = f"The direction for {d.behavior} was fitted in {d.model}"
         if len(d.vector) != model.d_model:
             raise UserError(

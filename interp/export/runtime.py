@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +16,7 @@ class Pass:
     resid: Float[Tensor, "pos d_model"]
 
 
+@runtime_checkable
 class Runtime(Protocol):
     """A model that reads a prompt, then goes on token by token over its cache."""
 
