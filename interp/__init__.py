@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from interp.directions import Direction, DirectionSet, mean_difference
     from interp.divergence.experiment import run_divergence
     from interp.errors import UserError
+    from interp.export import Export, export_direction, prove
     from interp.hybrid.experiment import run_hybrid
     from interp.interventions import Ablate, Add, MeanAblate, forward, intervene
     from interp.models import Model, load_model
@@ -33,6 +34,7 @@ else:
         "directions": ("Direction", "DirectionSet", "mean_difference"),
         "divergence.experiment": ("run_divergence",),
         "errors": ("UserError",),
+        "export": ("Export", "export_direction", "prove"),
         "hybrid.experiment": ("run_hybrid",),
         "interventions": ("Ablate", "Add", "MeanAblate", "forward", "intervene"),
         "models": ("Model", "load_model"),
@@ -65,6 +67,7 @@ __all__ = [
     "Direction",
     "DirectionSet",
     "DivergenceConfig",
+    "Export",
     "HybridConfig",
     "MeanAblate",
     "Model",
@@ -75,6 +78,7 @@ __all__ = [
     "UserError",
     "annotate",
     "collect",
+    "export_direction",
     "forward",
     "generate",
     "intervene",
@@ -82,6 +86,7 @@ __all__ = [
     "load_pair",
     "load_task",
     "mean_difference",
+    "prove",
     "run_divergence",
     "run_hybrid",
     "run_main_job",

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from interp.errors import UserError
+from interp.export_command import export
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 organism_app = typer.Typer(no_args_is_help=True, help="Train the built-in pairs anew.")
 app.add_typer(organism_app, name="organism")
+app.command()(export)
 console = Console(stderr=True)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system calls a full disk, a used-up quota and a file beyond its limit."""

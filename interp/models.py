@@ -97,7 +97,8 @@ class Model:
             self.frame = previous
 
 
-def _fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path) -> str:
+    """A short SHA-256 of a checkpoint's weights and configuration."""
     digest = hashlib.sha256()
     files = sorted(folder.glob("*.safetensors")) + [folder / "config.json"]
     for file in files:
@@ -107,7 +108,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """Keep transformers from drawing bars of its own."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -133,7 +134,7 @@ def load_model(folder: str | Path, name: str | None = None, device: str | None =
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        with _no_progress_bar():
+        with no_progress_bar():
             weights: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
             )
@@ -147,7 +148,7 @@ def load_model(folder: str | Path, name: str | None = None, device: str | None =
     bridge = TransformerBridge.boot_transformers(
         str(folder), hf_model=weights.eval(), tokenizer=tokenizer
     )
-    return Model(name or folder.name, bridge, tokenizer, _fingerprint(folder))
+    return Model(name or folder.name, bridge, tokenizer, fingerprint(folder))
 
 
 def left_pad(

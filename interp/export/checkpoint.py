@@ -1,0 +1,54 @@
+"""The files that a model was loaded from, read anew by plain transformers."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from interp.errors import UserError
+from interp.models import Model, fingerprint, no_progress_bar
+
+
+def transformer_of(model: Model) -> Any:
+    """The transformers model inside, whose stubs think that its attributes are tensors."""
+    return model.bridge.original_model
+
+
+def checkpoint_of(model: Model) -> Path:
+    """The folder that `model` was loaded from; raises `UserError` where it is gone or has changed."""
+    folder = Path(transformer_of(model).name_or_path)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"The checkpoint of {model.name} is no longer in {str(folder)!r}: put it back, or load the "
+            "model from where it is."
+        )
+    if fingerprint(folder) != model.fingerprint:
+        raise UserError(
+            f"The checkpoint in {str(folder)!r} has changed since {model.name} was loaded from it: load the "
+            "model again."
+        )
+    return folder
+
+
+def plain_model(folder: Path, device: torch.device) -> Any:
+    """The checkpoint as transformers itself loads it, in float32; raises `UserError` where it cannot."""
+    try:
+        with no_progress_bar():
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
+    except Exception as error:  # transformers raises almost anything for a damaged checkpoint
+        raise UserError(f"transformers cannot load {str(folder)!r} ({error}).") from error
+    return model.to(device).requires_grad_(False).eval()
+
+
+def check_blocks(model: Model, format: str) -> None:
+    """Raise `UserError` unless the blocks are at `model.layers`, where this format looks for them."""
+    inner = getattr(transformer_of(model), "model", None)
+    if not hasattr(inner, "layers"):
+        kind = transformer_of(model).config.model_type
+        raise UserError(
+            f"Format {format!r} expects the blocks of a model at model.layers, and {model.name} ({kind}) keeps "
+            "them elsewhere: export from a model of the Llama family."
+        )
