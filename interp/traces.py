@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.cache import growing_cache
 from interp.errors import UserError
 from interp.models import Frame, Model, left_pad, positions_of
 from interp.progress import Progress
@@ -71,7 +72,7 @@ class Batch:
     def inputs(self) -> dict:
         """Keyword arguments of the next pass, but for its cache."""
         return {
-            "return_type": "logits_and_cache",
+            "return_type": "logits",
             "attention_mask": self.mask.long(),
             "position_ids": self.positions,
             "use_cache": True,
@@ -116,12 +117,12 @@ def decode(
     One forward for the prompts, then one-token forwards over the KV cache. `rows` are the indices
     that interventions see (default: the row's place in `prompts`).
     """
-    batch, cache = Batch(model, prompts, min_active_share), None
+    batch, cache = Batch(model, prompts, min_active_share), growing_cache(model)
     rows = torch.arange(len(prompts)) if rows is None else rows
     rows = rows.to(model.device)
     for step in range(max_new_tokens):
         with model.framed(Frame(rows[batch.places], batch.real, batch.starts, step)):
-            logits, cache = model.bridge(batch.ids, past_key_values=cache, **batch.inputs())
+            logits = model.bridge(batch.ids, past_key_values=cache, **batch.inputs())
         draws = None if uniforms is None else uniforms[batch.places.cpu(), step].to(model.device)
         keep = batch.say(next_tokens(logits[:, -1], draws, temperature))
         if not batch.going.any():

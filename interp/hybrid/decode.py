@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.activations import hook_name
+from interp.cache import growing_cache
 from interp.errors import UserError
 from interp.hybrid.vectors import SteeringVectors
 from interp.models import Model
@@ -187,18 +188,18 @@ def decode_hybrid(
             f"The budget leaves {max_new_tokens} new tokens: give a budget longer than the prompt."
         )
     other = thinking if arm.needs_thinking else None
-    batch, caches = Batch(base, prompts), [None, None]
+    batch = Batch(base, prompts)
+    models = [model for model in (base, other) if model is not None]
+    caches = [growing_cache(model) for model in models]
     found = [Decoded(tokens) for tokens in batch.outputs]
     layer, kept = arm.proposal.layer, {}
     share = 0.0 if layer is None else (base.n_layers - 1 - layer) / base.n_layers
     hooks = [_keeping(kept, "base", layer or 0), _keeping(kept, "thinking", arm.thinking_layer)]
     for step in range(max_new_tokens):
         logits = []
-        for i, model in enumerate(m for m in (base, other) if m is not None):
+        for i, model in enumerate(models):
             with model.bridge.hooks(fwd_hooks=[hooks[i]]):
-                out, caches[i] = model.bridge(
-                    batch.ids, past_key_values=caches[i], **batch.inputs()
-                )
+                out = model.bridge(batch.ids, past_key_values=caches[i], **batch.inputs())
             logits.append(out[:, -1])
         now = draws[batch.places.cpu(), step].to(base.device)
         view = View(
@@ -244,8 +245,7 @@ def decode_hybrid(
             break
         if keep is not None:
             for cache in caches:
-                if cache is not None:
-                    cache.batch_select_indices(keep)
+                cache.batch_select_indices(keep)
     return found
 
 

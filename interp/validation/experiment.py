@@ -1,0 +1,208 @@
+"""`whenlens validate`: every candidate of a file before every gate, and a card for each."""
+
+import importlib.metadata
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from interp.behaviors import segment_all
+from interp.causal_subject import Subject
+from interp.config import Config
+from interp.errors import UserError, unknown_name
+from interp.models import Model
+from interp.pairs import Pair, load_pair
+from interp.pipeline import make_traces, read_activations
+from interp.progress import Progress
+from interp.runs import Run, read_json, write_json
+from interp.tasks import Countdown
+from interp.types import Trace
+from interp.validation.candidates import CandidateDirection, read_candidates
+from interp.validation.evidence import Evidence, Task
+from interp.validation.gates import Gate, Thresholds
+from interp.validation.steering import Steering
+from interp.validation.trial import Trial
+
+SCHEMA = "whenlens.card/1"
+N_EXAMPLES = 3
+MODELS = ("base", "thinking")
+
+
+def check_candidate(
+    candidate: CandidateDirection, model: Model, behaviors: tuple[str, ...]
+) -> None:
+    """Raise `UserError` unless the direction belongs in this model and names a known behavior."""
+    if candidate.behavior is None:
+        raise UserError(
+            f"{candidate.name!r} does not say which behavior it steers: give --behavior, one of "
+            f"{', '.join(behaviors)}."
+        )
+    if candidate.behavior not in behaviors:
+        raise unknown_name("behavior", candidate.behavior, behaviors)
+    if candidate.hook != "resid_post":
+        raise UserError(
+            f"{candidate.name!r} belongs at {candidate.hook}, but gates are measured at resid_post: give "
+            "a direction of resid_post."
+        )
+    for layer, vector in candidate.vectors.items():
+        model.check_layer(layer)
+        if len(vector) != model.d_model:
+            raise UserError(
+                f"{candidate.name!r} has {len(vector)} numbers, but {model.name} has d_model "
+                f"{model.d_model}: use the model that it was made for."
+            )
+    for field, own in (
+        ("model_fingerprint", model.fingerprint),
+        ("tokenizer_hash", model.tokenizer_hash),
+    ):
+        stated = candidate.provenance.get(field)
+        if stated is not None and stated != own:
+            raise UserError(
+                f"{candidate.name!r} was made for {candidate.provenance.get('model', 'another model')} "
+                f"({field} {stated[:16]}), but {model.name} has {own[:16]}: give its own model with --model."
+            )
+
+
+def split_model(model: str, pair: str | None) -> tuple[str, str]:
+    """Pair and which of its models `--model` names: `PAIR/base`, or `base` beside --pair."""
+    head, _, which = model.rpartition("/")
+    if which not in MODELS or not (head or pair):
+        raise UserError(
+            f"Model {model!r} is not one of a pair: give PAIR/base or PAIR/thinking, for example "
+            "countdown-rl/base, or a folder that holds both."
+        )
+    if pair is not None and head and Path(head).name != Path(pair).name:
+        raise UserError(f"Model {model!r} is not of pair {pair!r}: leave one of the two out.")
+    return pair or head, which
+
+
+def run_validation(
+    path: Path,
+    model: str,
+    pair: str | None,
+    out: Path,
+    gates: Thresholds,
+    command: str,
+    progress: Progress | None = None,
+    *,
+    config: Config | None = None,
+    only: str | None = None,
+    layer: int | None = None,
+    behavior: str | None = None,
+    hook: str | None = None,
+    dose: float | None = None,
+) -> list[dict]:
+    """Test every candidate of the file, write `NAME/card.json` and `NAME/card.html`, return the cards."""
+    from interp.validation.card import write_card  # plotly and jinja2 only when needed
+
+    progress = progress or Progress()
+    candidates = read_candidates(path, layer=layer, behavior=behavior, hook=hook)
+    if only is not None:
+        names = [c.name for c in candidates]
+        if only not in names:
+            raise unknown_name("direction", only, names)
+        candidates = [c for c in candidates if c.name == only]
+    folder, which = split_model(model, pair)
+    loaded = load_pair(folder)
+    own: Model = getattr(loaded, which)
+    config = config or Config(pair=folder, n_random=100)
+    # Of a file for both models, those of the other one are not on trial.
+    here = [c for c in candidates if c.provenance.get("model", own.name) == own.name] or candidates
+    for candidate in here:
+        check_candidate(candidate, own, config.behaviors)
+    run = Run(out, json.loads(json.dumps(asdict(config))))
+    cards = []
+    with torch.no_grad():
+        material = make_traces(run, loaded, config, progress)
+        fit = read_activations(run, loaded, material, "fit", progress)
+        report = read_activations(run, loaded, material, "report", progress)
+        subjects = {
+            name: Subject(getattr(loaded, name), name, config, material, fit[name])
+            for name in MODELS
+        }
+        problems = {p.id: p for p in Countdown().problems()}
+        asked = [problems[t.problem_id] for t in material.traces[which, "report"]]
+        task = Task(asked, Countdown().grade)
+        for number, candidate in enumerate(here):
+
+            def work(folder: Path, candidate=candidate) -> None:
+                with progress.bar(candidate.name, len(gates) + 2) as advance:
+                    steering = Steering.of(candidate.vectors, subjects[which].units)
+                    evidence = Evidence(
+                        subjects[which], fit[which], str(candidate.behavior), steering, task, dose
+                    )
+                    other = "thinking" if which == "base" else "base"
+                    trial = Trial(
+                        evidence, subjects[which], subjects[other], subjects["thinking"], fit[which],
+                        report[which], loaded.prompt, gates, advance,
+                    )  # fmt: skip
+                    found = trial.run()
+                    write_json(
+                        folder / "card.json",
+                        _card(candidate, own, loaded, config, gates, found, trial, command),
+                    )
+
+            inputs = [
+                candidate.name, candidate.behavior, dose, json.loads(json.dumps(gates)),
+                {n: v.tolist() for n, v in candidate.vectors.items()}, own.fingerprint, which,
+            ]  # fmt: skip
+            card = read_json(run.stage(f"card-{number}", inputs, work) / "card.json")
+            target = out / "cards" / _file_name(candidate.name)
+            target.mkdir(parents=True, exist_ok=True)
+            write_json(target / "card.json", card)
+            write_card(card, target / "card.html")
+            cards.append(card)
+    return cards
+
+
+def _file_name(name: str) -> str:
+    """A folder for a candidate's name: it never leaves the run's folder."""
+    kept = "".join(c if c.isalnum() or c in "-_@" else "-" for c in name)
+    return kept.strip("-") or "direction"
+
+
+def _card(
+    candidate: CandidateDirection,
+    own: Model,
+    pair: Pair,
+    config: Config,
+    gates: Thresholds,
+    found: list[Gate],
+    trial: Trial,
+    command: str,
+) -> dict:
+    failed = [gate.name for gate in found if not gate.passed]
+    clean, steered = trial.own.clean_traces, trial.traces
+    return {
+        "schema": SCHEMA,
+        "version": importlib.metadata.version("whenlens"),
+        "command": command,
+        "direction": candidate.name,
+        "behavior": candidate.behavior,
+        "model": own.name,
+        "model_fingerprint": own.fingerprint,
+        "tokenizer_hash": own.tokenizer_hash,
+        "pair": pair.name,
+        "layers": sorted(candidate.vectors),
+        "hook": candidate.hook,
+        "dose": trial.dose,
+        "passed": not failed,
+        "failed": failed,
+        "thresholds": {name: dict(values) for name, values in gates.items()},
+        "gates": {gate.name: gate.as_json() for gate in found},
+        "examples": [
+            {"problem": a.prompt, "before": _shown(own, a, config), "after": _shown(own, b, config)}
+            for a, b in list(zip(clean, steered, strict=True))[:N_EXAMPLES]
+        ],
+        "provenance": candidate.provenance,
+        "config": json.loads(json.dumps(asdict(config))),
+    }
+
+
+def _shown(model: Model, trace: Trace, config: Config) -> dict:
+    segments = segment_all(model, [trace], config.annotator)[0]
+    return {
+        "correct": trace.correct,
+        "segments": [{"text": s.text, "behavior": s.behavior} for s in segments],
+    }

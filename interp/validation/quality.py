@@ -1,0 +1,133 @@
+"""What steering does to text beside its purpose: loops, traces without an end, length, neutral text."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from interp.behaviors import segment
+from interp.interventions import forward
+from interp.models import Model
+from interp.types import Segment, Trace
+from probes import paired_bootstrap, paired_ratio_bootstrap
+
+N_REPEATS = 4
+"""As often as this the same sentence makes a loop."""
+ROWS_PER_BATCH = 32
+
+
+def loops(model: Model, traces: Sequence[Trace]) -> Float[np.ndarray, " trace"]:
+    """1 for traces that say one sentence `N_REPEATS` times or more."""
+    most = [
+        max(Counter(s.text.strip() for s in segment(model, t)).values(), default=0) for t in traces
+    ]
+    return np.array([float(n >= N_REPEATS) for n in most])
+
+
+def unended(traces: Sequence[Trace]) -> Float[np.ndarray, " trace"]:
+    """1 for traces that hit the token limit."""
+    return np.array([float(not t.stopped) for t in traces])
+
+
+def broken(model: Model, traces: Sequence[Trace]) -> Float[np.ndarray, " trace"]:
+    """1 for traces that loop or never end."""
+    return np.maximum(loops(model, traces), unended(traces))
+
+
+def lengths(traces: Sequence[Trace]) -> Float[np.ndarray, " trace"]:
+    """Generated tokens."""
+    return np.array([float(len(t.tokens) - t.n_prompt) for t in traces])
+
+
+def compare_traces(
+    model: Model, clean: Sequence[Trace], steered: Sequence[Trace], seed: int
+) -> dict[str, dict]:
+    """Steered beside clean, each as `{clean, steered, change, ci}`, the interval over problems."""
+    groups = [t.problem_id for t in clean]
+    measures = {
+        "accuracy": lambda traces: np.array([float(t.correct) for t in traces]),
+        "broken": lambda traces: broken(model, traces),
+        "loops": lambda traces: loops(model, traces),
+        "unended": unended,
+        "length": lengths,
+    }
+    table = {}
+    for name, measure in measures.items():
+        before, after = measure(clean), measure(steered)
+        found = paired_bootstrap(after, before, groups, seed=seed)
+        table[name] = {
+            "clean": float(before.mean()),
+            "steered": float(after.mean()),
+            "change": found.value,
+            "ci": [found.ci.low, found.ci.high],
+        }
+    return table
+
+
+@torch.no_grad()
+def log_probabilities(
+    model: Model, traces: Sequence[Trace]
+) -> list[Float[torch.Tensor, "pos vocab"]]:
+    """The model's log-probabilities at every token of each trace but the last, under active edits.
+
+    All prompts need the same length in a batch for a segment start to be told: they are read one length
+    at a time.
+    """
+    found: dict[int, torch.Tensor] = {}
+    by_prompt: dict[int, list[int]] = {}
+    for i, trace in enumerate(traces):
+        by_prompt.setdefault(trace.n_prompt, []).append(i)
+    for n_prompt, rows in by_prompt.items():
+        for begin in range(0, len(rows), ROWS_PER_BATCH):
+            part = rows[begin : begin + ROWS_PER_BATCH]
+            logits = forward(model, [traces[i].tokens for i in part], n_prompt - 1)
+            for row, i in enumerate(part):
+                own = logits[row, -len(traces[i].tokens) :][:-1]
+                found[i] = own.float().log_softmax(-1)
+    return [found[i] for i in range(len(traces))]
+
+
+def neutral_text(
+    clean: Sequence[torch.Tensor],
+    steered: Sequence[torch.Tensor],
+    traces: Sequence[Trace],
+    segments: Sequence[Sequence[Segment]],
+    seed: int,
+) -> dict[str, dict]:
+    """KL(clean||steered) a token, in nats, on the same text, by where it stands; and perplexity.
+
+    `starts` are the tokens that begin a segment, where steering is meant to act; `prompt`, `think` and
+    `answer` are all others. Intervals are over traces.
+    """
+    parts: dict[str, list[tuple[float, int]]] = {
+        n: [] for n in ("prompt", "think", "answer", "starts")
+    }
+    losses: list[tuple[float, float, int]] = []
+    for before, after, trace, row in zip(clean, steered, traces, segments, strict=True):
+        kl = (before.exp() * (before - after)).sum(-1).clamp_min(0).double().cpu().numpy()
+        place = np.full(len(trace.tokens), "think", dtype=object)
+        place[: trace.n_prompt] = "prompt"
+        for part in row:
+            if part.behavior == "final-answer":
+                place[part.start : part.end] = "answer"
+            place[part.start] = "starts"
+        place = place[1:]  # row t says token t + 1
+        for name, rows in parts.items():
+            rows.append((float(kl[place == name].sum()), int((place == name).sum())))
+        said = torch.tensor(trace.tokens[1:], device=before.device)[:, None]
+        new = torch.arange(len(said)) >= trace.n_prompt - 1
+        nll = [-float(p.gather(-1, said)[:, 0][new].sum()) for p in (before, after)]
+        losses.append((nll[0], nll[1], int(new.sum())))
+    found: dict[str, dict] = {}
+    for name, rows in parts.items():
+        sums, counts = np.array(rows).T
+        if counts.sum() == 0 or np.count_nonzero(counts) < 2:
+            found[name] = {"kl": None, "ci": None}
+            continue
+        estimate = paired_ratio_bootstrap(sums, counts, 0 * sums, np.ones_like(counts), seed=seed)
+        found[name] = {"kl": estimate.value, "ci": [estimate.ci.low, estimate.ci.high]}
+    before, after, n = np.array(losses).sum(0)
+    found["perplexity"] = {"clean": float(np.exp(before / n)), "steered": float(np.exp(after / n))}
+    return found
