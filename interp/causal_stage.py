@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import ActivationStore, hook_name
+from interp.activations import ActivationStore
 from interp.causal import (
     DOSES,
     EDITS_PER_BATCH,
@@ -29,18 +29,16 @@ from interp.causal import (
     sizes,
     spread,
 )
+from interp.causal_subject import Subject
 from interp.config import Config, Material
 from interp.curves import causal_sweep, dose_response, mean_effect
-from interp.decisions import DecisionPoints, first_token_shares
 from interp.models import Model
 from interp.pairs import Pair
 from interp.progress import Progress
 from interp.readings import (
     READINGS,
     check_labels,
-    choices,
     fitted_vectors,
-    layer_units,
     random_vectors,
     residuals,
     shuffled_vectors,
@@ -48,7 +46,6 @@ from interp.readings import (
 from interp.runs import Run, write_json
 from interp.tasks import Countdown
 from interp.traces import MAX_NEW_TOKENS, generate
-from interp.types import Trace
 from probes import paired_bootstrap
 
 
@@ -95,7 +92,7 @@ class Trial:
     nulls: list[Arm]
 
 
-class CausalTest:
+class CausalTest(Subject):
     """One kind of edit in one model, for all behaviors at once, beside shared nulls."""
 
     def __init__(
@@ -108,42 +105,11 @@ class CausalTest:
         store: ActivationStore,
         progress: Progress | None = None,
     ) -> None:
+        super().__init__(model, name, config, material, store)
         self.progress = progress or Progress()
-        self.kind, self.model, self.config, self.store = kind, model, config, store
-        self.behaviors = list(config.behaviors)
+        self.kind = kind
         self.sign = 1 if kind == "addition" else -1
-        self.units = layer_units(store, model.n_layers)
-        befores = [
-            torch.from_numpy(store[hook_name("resid_post", layer), "before"]).mean(0)
-            for layer in range(model.n_layers)
-        ]
-        self.means = torch.stack(befores).to(model.device) if kind == "ablation" else None
-        self.clean_traces: list[Trace] = material.traces[name, "report"]
-        # Both models' traces: a base that never shows a behavior cannot tell how one begins.
-        traces = material.traces["base", "fit"] + material.traces["thinking", "fit"]
-        segments = material.segments["base", "fit"] + material.segments["thinking", "fit"]
-        shares = first_token_shares(traces, segments, self.behaviors, model.bridge.cfg.d_vocab)
-        self.select, self.report = (
-            DecisionPoints(
-                model,
-                material.traces[name, split],
-                material.segments[name, split],
-                shares,
-                config.n_points,
-                config.seed,
-            )
-            for split in ("select", "report")
-        )
-        # Where this model never comes to a place of choice, any place is as good.
-        own = {str(kind) for points in (self.select, self.report) for kind in points.previous}
-        self.after = {
-            b: kinds if all(kinds & {*p.previous} for p in (self.select, self.report)) else own
-            for b, kinds in choices(store, self.behaviors).items()
-        }
-        self.select_at, self.report_at = (
-            np.array([np.isin(points.previous, list(kinds)) for kinds in self.after.values()])
-            for points in (self.select, self.report)
-        )
+        self.means = self.centers if kind == "ablation" else None
         self.draw_nulls(store)
 
     def draw_nulls(self, store: ActivationStore) -> None:

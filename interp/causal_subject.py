@@ -1,6 +1,6 @@
 """A model on trial: its traces, and the places in them at which each behavior is a choice."""
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ from interp.config import Config, Material
 from interp.decisions import DecisionPoints, first_token_shares
 from interp.models import Model
 from interp.readings import choices, layer_units
-from interp.types import Trace
+from interp.types import Segment, Trace
 
 
 class Subject:
-    """What a causal test of one model stands on; `store` holds its fit activations.
+    """What a causal test of one model stands on; `store` holds its fit activations, of `fit_segments`.
 
     `units[layer]` and `centers` [layer, d_model] are mean norm and mean of the residual stream at `before`
     positions, `select` and `report` decision points, `after[behavior]` the kinds of segment after which a
@@ -26,7 +26,7 @@ class Subject:
     def __init__(
         self, model: Model, name: str, config: Config, material: Material, store: ActivationStore
     ) -> None:
-        self.model, self.config = model, config
+        self.model, self.config, self.store = model, config, store
         self.behaviors = list(config.behaviors)
         self.units = layer_units(store, model.n_layers)
         befores = [
@@ -38,16 +38,12 @@ class Subject:
         # Both models' traces: a base that never shows a behavior cannot tell how one begins.
         traces = material.traces["base", "fit"] + material.traces["thinking", "fit"]
         segments = material.segments["base", "fit"] + material.segments["thinking", "fit"]
-        shares = first_token_shares(traces, segments, self.behaviors, model.bridge.cfg.d_vocab)
+        self._shares = first_token_shares(
+            traces, segments, self.behaviors, model.bridge.cfg.d_vocab
+        )
+        self.fit_segments = segments
         self.select, self.report = (
-            DecisionPoints(
-                model,
-                material.traces[name, split],
-                material.segments[name, split],
-                shares,
-                config.n_points,
-                config.seed,
-            )
+            self.points(material.traces[name, split], material.segments[name, split])
             for split in ("select", "report")
         )
         # Where this model never comes to a place of choice, any place is as good.
@@ -56,7 +52,15 @@ class Subject:
             b: kinds if all(kinds & {*p.previous} for p in (self.select, self.report)) else own
             for b, kinds in choices(store, self.behaviors).items()
         }
-        self.select_at, self.report_at = (self._choices_at(p) for p in (self.select, self.report))
+        self.select_at, self.report_at = (self.choices_at(p) for p in (self.select, self.report))
 
-    def _choices_at(self, points: DecisionPoints) -> Bool[np.ndarray, "behavior point"]:
+    def points(
+        self, traces: Sequence[Trace], segments: Sequence[Sequence[Segment]]
+    ) -> DecisionPoints:
+        """A sample of places in these traces at which a segment may start."""
+        n, seed = self.config.n_points, self.config.seed
+        return DecisionPoints(self.model, traces, segments, self._shares, n, seed)
+
+    def choices_at(self, points: DecisionPoints) -> Bool[np.ndarray, "behavior point"]:
+        """At which of the points each behavior is a choice."""
         return np.array([np.isin(points.previous, list(kinds)) for kinds in self.after.values()])

@@ -2,10 +2,7 @@
 
 import errno
 import os
-import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from interp.command import NReport, RunFolder, command_line, console, stoppable
 from interp.errors import UserError
 from interp.export_command import export
+from interp.validate_command import validate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,8 +25,8 @@ app = typer.Typer(
 )
 organism_app = typer.Typer(no_args_is_help=True, help="Train the built-in pairs anew.")
 app.add_typer(organism_app, name="organism")
+app.command()(validate)
 app.command()(export)
-console = Console(stderr=True)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system calls a full disk, a used-up quota and a file beyond its limit."""
 
@@ -37,9 +36,7 @@ PairName = Annotated[
         help="countdown-rl, countdown-distilled, or a folder that holds base/ and thinking/ checkpoints."
     ),
 ]
-RunFolder = Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")]
 MaxTokens = Annotated[int, typer.Option(help="Budget of prompt and trace together, in tokens.")]
-NReport = Annotated[int, typer.Option(min=10, help="Problems in the report split.")]
 
 
 @app.command()
@@ -71,15 +68,10 @@ def run(
 
             raise unknown_name("behavior", name, BEHAVIORS)
     config = Config(pair=pair, seed=seed, behaviors=chosen, n_report=n_report, n_random=n_random)
-    with _stoppable():
-        results = run_main_job(config, out, _command(), Progress(console))
+    with stoppable():
+        results = run_main_job(config, out, command_line(), Progress(console))
     _print_results(results)
     typer.echo(f"Open {out / 'report.html'}")
-
-
-def _command() -> str:
-    """The command line as the user typed it."""
-    return shlex.join(["whenlens", *sys.argv[1:]])
 
 
 def _print_results(results: dict) -> None:
@@ -144,8 +136,8 @@ def hybrid(
         max_tokens=max_tokens,
         prompt=prompt,
     )
-    with _stoppable():
-        results = run_hybrid(config, out, _command(), Progress(console))
+    with stoppable():
+        results = run_hybrid(config, out, command_line(), Progress(console))
     _print_hybrid(results)
     typer.echo(f"Open {out / 'report.html'}")
 
@@ -206,8 +198,8 @@ def diverge(
         sampled=sampled,
         max_tokens=max_tokens,
     )
-    with _stoppable():
-        results = run_divergence(config, out, _command(), Progress(console))
+    with stoppable():
+        results = run_divergence(config, out, command_line(), Progress(console))
     _print_divergence(results)
     typer.echo(f"Open {out / 'divergence.html'}")
 
@@ -288,7 +280,7 @@ def organism_train(
     from interp.progress import Progress
 
     logging.disable_progress_bar()
-    with _stoppable():
+    with stoppable():
         folder = train_organism(name, out, Progress(console))
     typer.echo(f"The pair is in {folder}: whenlens run --pair {folder}")
 
@@ -320,16 +312,6 @@ def main() -> None:
             soft_wrap=True,
         )
         sys.exit(2)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Tell what Ctrl-C leaves behind, and exit with 2."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.print("Stopped; what is done stays. Run the same command to go on.")
-        raise typer.Exit(2) from None
 
 
 def _is_ours(error: ValueError) -> bool:

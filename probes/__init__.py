@@ -4,6 +4,8 @@ from probes._arrays import rng
 from probes.ceiling import NoRoom, share_above, share_of_ceiling
 from probes.concentration import gini, gini_bootstrap
 from probes.cosine import CosineEstimate, cosine_with_ci
+from probes.dose_response import Bounded, DoseResponse, dose_response, hill
+from probes.erasure import Eraser, Removal, leace, removal
 from probes.estimators import LogisticProbe, MeanDifference, WhitenedMeanDifference
 from probes.inference import (
     MIN_GAP,
@@ -35,14 +37,18 @@ from probes.sweep import SweepCell, SweepResult, sweep
 
 __all__ = [
     "MIN_GAP",
+    "Bounded",
     "CosineEstimate",
+    "DoseResponse",
     "EffectEstimate",
+    "Eraser",
     "Estimate",
     "GapRecovery",
     "GapTooSmall",
     "Interval",
     "LogisticProbe",
     "MeanDifference",
+    "Removal",
     "StreamingMeanDifference",
     "SweepCell",
     "SweepResult",
@@ -53,19 +59,23 @@ __all__ = [
     "bootstrap_weights",
     "cosine_with_ci",
     "covariance_matched_directions",
+    "dose_response",
     "estimate_effect",
     "expected_calibration_error",
     "gap_recovery",
     "gini",
     "gini_bootstrap",
     "grouped_folds",
+    "hill",
     "holm",
+    "leace",
     "paired_auroc_bootstrap",
     "paired_bootstrap",
     "paired_ratio_bootstrap",
     "permutation_p_value",
     "random_directions",
     "ratio_bootstrap",
+    "removal",
     "rng",
     "NoRoom",
     "share_above",

@@ -24,11 +24,13 @@ class Bounded:
 class DoseResponse:
     """A Hill curve, top x d^slope / (ec50^slope + d^slope), and where the model collapses.
 
-    `mean` [dose] is the mean effect at each of `doses`. `window` is collapse dose over EC50.
+    `mean` [dose] is the mean effect at each of `doses`. `order` is the Spearman correlation of dose and
+    effect up to the deployed dose, dose 0 with effect 0 included. `window` is collapse dose over EC50.
     """
 
     doses: tuple[float, ...]
     mean: tuple[float, ...]
+    order: Bounded
     top: Bounded
     ec50: Bounded
     slope: Bounded
@@ -82,6 +84,7 @@ def dose_response(
     groups: Groups,
     broken: Float[np.ndarray, "level problem"],
     limit: float,
+    deployed: float,
     seed: int,
     n_boot: int = 300,
 ) -> DoseResponse:
@@ -89,7 +92,8 @@ def dose_response(
 
     `effects` are changes at single points, of which `groups` [point] says the problem; `broken`
     is 1 where a problem's trace is broken, first without an edit (level 0) and then at each dose.
-    Raises ValueError where doses do not ascend or numbers of rows do not match.
+    `limit` is the rise of the broken share that counts as collapse, `deployed` the dose up to which effects
+    have to grow. Raises ValueError where doses do not ascend or numbers of rows do not match.
     """
     doses, effects, broken = (finite(x, n) for x, n in
                               ((doses, "doses"), (effects, "effects"), (broken, "broken")))  # fmt: skip
@@ -119,10 +123,15 @@ def dose_response(
         value = None if fitted is None else fitted[i]
         return _bounded(value, np.array([np.inf if c is None else c[i] for c in curves]))
 
+    grown = doses <= deployed
     ratio = np.inf if fitted is None else collapse / fitted[1]
     return DoseResponse(
         tuple(doses.tolist()),
         tuple(effects.mean(1).tolist()),
+        _bounded(
+            order(doses[grown], effects.mean(1)[grown]),
+            np.array([order(doses[grown], m[grown]) for m in means]),
+        ),
         part(0),
         part(1),
         part(2),

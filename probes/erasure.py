@@ -48,30 +48,41 @@ def leace(X: Float[Array, "n d_model"], y: Bool[np.ndarray, " n"], ridge: float 
     return Eraser(read / (d @ read), d, mean)
 
 
-def removal_curve(
+@dataclass(frozen=True)
+class Removal:
+    """Directions projected out one after the other: `directions` [step, d_model] have length 1 and stand at
+    right angles; `auroc` has what a probe finds before the first and after each."""
+
+    directions: Float[np.ndarray, "step d_model"]
+    auroc: list[float]
+
+
+def removal(
     X: Float[Array, "n d_model"],
     y: Bool[np.ndarray, " n"],
     X_test: Float[Array, "m d_model"],
     y_test: Bool[np.ndarray, " m"],
     n_steps: int,
     first: Float[np.ndarray, " d_model"] | None = None,
-) -> list[float]:
-    """AUROC on test rows after 0, 1, ... `n_steps` directions are projected out.
+) -> Removal:
+    """Project out `n_steps` directions, each that of a whitened probe fitted on what is left.
 
-    Each is that of a whitened probe fitted on what is left (iterative null-space projection, Ravfogel et
-    al. 2004.07667); `first` is removed before all others. A plain difference of means would be gone after
-    one step by construction.
+    Iterative null-space projection (Ravfogel et al. 2004.07667); `first` goes before all others. Ends
+    early where nothing is left. A plain difference of means would be gone after one step by construction.
     """
     x, x_test = finite(X, "X"), finite(X_test, "X_test")
-    found = []
+    removed, found = [], []
     for step in range(n_steps + 1):
         direction = WhitenedMeanDifference().fit(x, y).direction_
         found.append(auroc(x_test @ direction, y_test))
         if step == 0 and first is not None:
             direction = first
+        for earlier in removed:  # exactly at right angles, whatever rounding left
+            direction = direction - (direction @ earlier) * earlier
         length = np.linalg.norm(direction)
-        if length == 0:
+        if step == n_steps or length == 0:
             break
         unit = direction / length
+        removed.append(unit)
         x, x_test = x - np.outer(x @ unit, unit), x_test - np.outer(x_test @ unit, unit)
-    return found
+    return Removal(np.array(removed).reshape(-1, x.shape[1]), found)

@@ -107,3 +107,10 @@ class Countdown:
         if used != sorted(problem.data["numbers"]):  # type: ignore[call-overload]
             return False
         return apply(op2, apply(op1, int(a), int(b)), int(c)) == problem.data["target"]
+
+    def family(self, problem: Problem) -> str:
+        """What a problem asks for: whether sums and differences reach the target."""
+        numbers, target = problem.data["numbers"], problem.data["target"]
+        found = expressions(tuple(numbers))  # type: ignore[arg-type]
+        plain = any(e.value == target and "*" not in (e.op1, e.op2) for e in found)
+        return "sums suffice" if plain else "needs a product"

@@ -8,25 +8,21 @@ from pathlib import Path
 import torch
 
 from interp.behaviors import segment_all
-from interp.causal_subject import Subject
 from interp.config import Config
 from interp.errors import UserError, unknown_name
 from interp.models import Model
 from interp.pairs import Pair, load_pair
-from interp.pipeline import make_traces, read_activations
 from interp.progress import Progress
 from interp.runs import Run, read_json, write_json
-from interp.tasks import Countdown
 from interp.types import Trace
+from interp.validation.bench import MODELS, Bench
 from interp.validation.candidates import CandidateDirection, read_candidates
-from interp.validation.evidence import Evidence, Task
+from interp.validation.evidence import Evidence
 from interp.validation.gates import Gate, Thresholds
-from interp.validation.steering import Steering
 from interp.validation.trial import Trial
 
 SCHEMA = "whenlens.card/1"
 N_EXAMPLES = 3
-MODELS = ("base", "thinking")
 
 
 def check_candidate(
@@ -114,34 +110,16 @@ def run_validation(
     run = Run(out, json.loads(json.dumps(asdict(config))))
     cards = []
     with torch.no_grad():
-        material = make_traces(run, loaded, config, progress)
-        fit = read_activations(run, loaded, material, "fit", progress)
-        report = read_activations(run, loaded, material, "report", progress)
-        subjects = {
-            name: Subject(getattr(loaded, name), name, config, material, fit[name])
-            for name in MODELS
-        }
-        problems = {p.id: p for p in Countdown().problems()}
-        asked = [problems[t.problem_id] for t in material.traces[which, "report"]]
-        task = Task(asked, Countdown().grade)
+        bench = Bench.prepare(run, loaded, which, config, progress)
         for number, candidate in enumerate(here):
 
             def work(folder: Path, candidate=candidate) -> None:
-                with progress.bar(candidate.name, len(gates) + 2) as advance:
-                    steering = Steering.of(candidate.vectors, subjects[which].units)
-                    evidence = Evidence(
-                        subjects[which], fit[which], str(candidate.behavior), steering, task, dose
-                    )
-                    other = "thinking" if which == "base" else "base"
-                    trial = Trial(
-                        evidence, subjects[which], subjects[other], subjects["thinking"], fit[which],
-                        report[which], loaded.prompt, gates, advance,
-                    )  # fmt: skip
+                with progress.bar(candidate.name, len(gates)) as advance:
+                    evidence = Evidence(bench, str(candidate.behavior), candidate.vectors, dose)
+                    trial = Trial(evidence, gates, advance)
                     found = trial.run()
-                    write_json(
-                        folder / "card.json",
-                        _card(candidate, own, loaded, config, gates, found, trial, command),
-                    )
+                    card = _card(candidate, loaded, config, gates, found, trial, command)
+                    write_json(folder / "card.json", card | {"dose_given": dose is not None})
 
             inputs = [
                 candidate.name, candidate.behavior, dose, json.loads(json.dumps(gates)),
@@ -164,7 +142,6 @@ def _file_name(name: str) -> str:
 
 def _card(
     candidate: CandidateDirection,
-    own: Model,
     pair: Pair,
     config: Config,
     gates: Thresholds,
@@ -173,6 +150,7 @@ def _card(
     command: str,
 ) -> dict:
     failed = [gate.name for gate in found if not gate.passed]
+    own = trial.own.model
     clean, steered = trial.own.clean_traces, trial.traces
     return {
         "schema": SCHEMA,

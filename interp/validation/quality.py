@@ -27,8 +27,14 @@ def loops(model: Model, traces: Sequence[Trace]) -> Float[np.ndarray, " trace"]:
 
 
 def unended(traces: Sequence[Trace]) -> Float[np.ndarray, " trace"]:
-    """1 for traces that hit the token limit."""
+    """1 for traces that hit the token limit, without a token that ends them."""
     return np.array([float(not t.stopped) for t in traces])
+
+
+def unclosed(traces: Sequence[Trace]) -> Float[np.ndarray, " trace"]:
+    """1 for traces that open `<think>` (in the prompt, maybe) and never close it."""
+    whole = [t.prompt + t.text for t in traces]
+    return np.array([float("<think>" in text and "</think>" not in text) for text in whole])
 
 
 def broken(model: Model, traces: Sequence[Trace]) -> Float[np.ndarray, " trace"]:
@@ -51,6 +57,7 @@ def compare_traces(
         "broken": lambda traces: broken(model, traces),
         "loops": lambda traces: loops(model, traces),
         "unended": unended,
+        "unclosed": unclosed,
         "length": lengths,
     }
     table = {}

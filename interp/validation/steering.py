@@ -49,9 +49,21 @@ class Steering:
         return replace(self, vectors=scaled.float())
 
     @property
+    def main(self) -> Float[Tensor, "direction d_model"]:
+        """The directions at `main_layer`."""
+        return self.vectors[:, self.layers.index(self.main_layer)]
+
+    @property
     def negated(self) -> "Steering":
         """The opposite directions."""
         return replace(self, vectors=-self.vectors)
+
+    def edits(self, dose: float) -> list[Add]:
+        """The first of the directions at a dose, where a segment may start."""
+        return [
+            Add(v, layer, float(v.norm()) * dose, 1.0)
+            for layer, v in zip(self.layers, self.vectors[0], strict=True)
+        ]
 
     def changes(
         self, points: DecisionPoints, doses: Sequence[float]

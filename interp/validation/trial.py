@@ -2,60 +2,61 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float
 
-from interp.activations import ActivationStore, hook_name
-from interp.behaviors import segment_all
-from interp.causal import count, rate_change
-from interp.causal_subject import Subject
+from interp.causal import ArmResult, rate_change
 from interp.curves import mean_effect
-from interp.directions import mean_difference
-from interp.interventions import Add, intervene
-from interp.readings import check_labels
-from interp.traces import generate
-from interp.types import Problem
-from interp.validation.evidence import Evidence, Task, ablation, probability_effect
+from interp.interventions import Audit, intervene
+from interp.types import Trace
+from interp.validation.evidence import Evidence
 from interp.validation.gates import Gate, Thresholds
-from interp.validation.quality import broken, compare_traces, log_probabilities, neutral_text
-from probes import bootstrap_weights, dose_response, removal_curve
-from probes.dose_response import order
+from interp.validation.quality import (
+    broken,
+    compare_traces,
+    lengths,
+    log_probabilities,
+    neutral_text,
+)
+from interp.validation.robustness import redundancy, stability, transfer
+from probes import dose_response
 
 GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
 """Doses of the dose-response curve, in mean norms of the residual stream."""
 N_COLLAPSE = 100
 """Report problems on which each of these doses generates."""
 N_NEUTRAL = 100
-N_REFITS = 100
-N_REMOVALS = 12
 
 
 class Trial:
-    """A direction of `behavior` to be added to `own`, the model it is for.
-
-    `other` is the pair's other model, `thinking` the one whose behavior is ablated; `stores` hold both
-    models' fit activations, `reports` those of the report split.
-    """
+    """A direction, at its dose, before the gates that thresholds are declared for."""
 
     def __init__(
         self,
         evidence: Evidence,
-        own: Subject,
-        other: Subject | None,
-        thinking: Subject,
-        store: ActivationStore,
-        report: ActivationStore,
-        prompt: str,
         gates: Thresholds,
         advance: Callable[[int], None] = lambda n: None,
     ) -> None:
-        self.evidence, self.own, self.other, self.thinking = evidence, own, other, thinking
-        self.store, self.report, self.words, self.gates = store, report, prompt, gates
+        self.evidence, self.gates, self.advance = evidence, gates, advance
+        self.bench, self.own = evidence.bench, evidence.bench.own
         self.steering, self.behavior, self.dose = evidence.steering, evidence.name, evidence.dose
-        self.task: Task = evidence.task
-        self.seed, self.advance = own.config.seed, advance
-        self.addition, self.steered, self.traces, self.audit = evidence.addition(advance)
+        self.seed = self.own.config.seed
+
+    @cached_property
+    def steering_run(self) -> tuple[list[Trace], Audit]:
+        """Steered traces of all report problems, and what the edits did."""
+        return self.evidence.steer()
+
+    @property
+    def traces(self) -> list[Trace]:
+        """The model's traces when it is steered."""
+        return self.steering_run[0]
+
+    @cached_property
+    def steered(self) -> ArmResult:
+        """What these traces show."""
+        return self.bench.count([self.traces])[0]
 
     def run(self) -> list[Gate]:
         """Every gate that thresholds are declared for, in order."""
@@ -67,7 +68,7 @@ class Trial:
 
     def sufficiency(self, max_p: float, min_effect: float) -> Gate:
         """Adding it raises its behavior, more than chance does."""
-        a = self.addition
+        a = self.evidence.addition(self.steered)
         sure = a["ci"] is not None and a["ci"][0] > 0
         passed = a["p_value"] <= max_p and a["effect"] >= min_effect and sure
         reason = (
@@ -78,39 +79,34 @@ class Trial:
 
     def necessity(self, max_p: float, min_removed: float) -> Gate:
         """Ablating it in the thinking model takes the behavior away, more than chance does."""
-        layer = self.steering.main_layer
-        at = self.steering.layers.index(layer)
-        self.ablated = ablation(
-            self.thinking, self.behavior, layer, self.steering.vectors[0, at],
-            self.evidence.nulls.vectors[:, at], self.task,
-        )  # fmt: skip
-        a = self.ablated
+        a, name = self.evidence.ablation(), self.bench.thinking.model.name
         removed = a["removed_share"]
         if removed is None:
-            reason = (
-                f"{self.thinking.model.name} never shows {self.behavior}, so nothing can be removed"
-            )
+            reason = f"{name} never shows {self.behavior}, so nothing can be removed"
             return Gate("necessity", None, reason, details=a)
         sure = a["ci"] is not None and a["ci"][1] < 0
         passed = a["p_value"] <= max_p and removed >= min_removed and sure
         reason = (
-            f"ablating it in {self.thinking.model.name} removes {removed:.0%} of the rate of "
+            f"ablating it in {name} removes {removed:.0%} of the rate of "
             f"{a['baseline_rate']:.3f} (p = {a['p_value']:.3g})"
         )
         return Gate("necessity", passed, reason, a["effect"], _pair(a["ci"]), a["null_q05"], a)
 
     def specificity(self, max_share: float) -> Gate:
         """Other behaviors rise by little beside this one."""
-        own = self.addition["effect"]
-        others = {
-            b: f["effect"] for b, f in self.addition["specificity"].items() if b != self.behavior
+        found = {
+            b: rate_change(self.bench.clean, self.steered, j, self.seed)
+            for j, b in enumerate(self.own.behaviors)
         }
-        worst = max(others, key=lambda b: others[b])
-        share = max(others[worst], 0.0) / own if own > 0 else None
-        if share is None:
-            return Gate("specificity", False, "its own behavior does not rise", details=others)
-        reason = f"{worst} changes by {others[worst]:+.3f}, this behavior by {own:+.3f}"
-        return Gate("specificity", share <= max_share, reason, share, details=others)
+        own = found.pop(self.behavior)["effect"]
+        worst = max(found, key=lambda b: found[b]["effect"])
+        rise = found[worst]["effect"]
+        if own <= 0:
+            reason = f"its own behavior changes by {own:+.3f}"
+            return Gate("specificity", False, reason, details=found)
+        share = max(rise, 0.0) / own
+        reason = f"{worst} changes by {rise:+.3f}, this behavior by {own:+.3f}"
+        return Gate("specificity", share <= max_share, reason, share, details=found)
 
     def dose_response(self, min_order: float, max_mirror: float) -> Gate:
         """More of it does more, up to the dose to deploy, and the model holds at that dose."""
@@ -119,22 +115,20 @@ class Trial:
         at = self.own.report_at[i]
         effects = self.steering.changes(self.own.report, doses)[0, :, i][:, at]
         mirror = self.steering.negated.changes(self.own.report, [self.dose])[0, 0, i, at]
-        problems = self.task.problems[:N_COLLAPSE]
+        problems = self.bench.problems[:N_COLLAPSE]
         model = self.own.model
         vectors = self.steering.vectors.expand(len(doses), -1, -1).contiguous()
         many = replace(self.steering, vectors=vectors)
-        rows, _ = many.traces(model, problems, doses, self.task.grade, self.seed)
+        rows, _ = many.traces(model, problems, doses, self.bench.grade, self.seed)
         levels = [self.own.clean_traces[: len(problems)], *rows]
         bad = np.stack([broken(model, traces) for traces in levels])
         limit = self.gates.get("side_effects", {}).get("max_broken", 0.1)
-        fitted = dose_response(
-            np.array(doses), effects, self.own.report.groups[at], bad, limit, self.seed
-        )
-        upto = doses.index(self.dose) + 1
-        rank = order(np.array(doses[:upto]), effects[:upto].mean(1))
-        effect = float(effects[upto - 1].mean())
-        share = float(mirror.mean()) / effect if effect > 0 else None
-        collapse = fitted.collapse.ci[0]
+        groups = self.own.report.groups[at]
+        fitted = dose_response(np.array(doses), effects, groups, bad, limit, self.dose, self.seed)
+        effect = float(effects[doses.index(self.dose)].mean())
+        opposite = mean_effect(mirror, groups, self.seed)
+        share = opposite["effect"] / effect if effect > 0 else None
+        rank, collapse = fitted.order.value or 0.0, fitted.collapse.ci[0]
         holds = collapse is None or self.dose < collapse
         passed = rank >= min_order and share is not None and share <= max_mirror and holds
         ends = "beyond the largest dose" if collapse is None else f"from dose {collapse:g} on"
@@ -146,22 +140,19 @@ class Trial:
         details = asdict(fitted) | {
             "accuracy": [float(np.mean([t.correct for t in traces])) for traces in levels],
             "broken": bad.mean(1).tolist(),
-            "mirror": float(mirror.mean()),
-            "order": rank,
+            "mirror": opposite,
             "n_problems": len(problems),
         }
-        value = fitted.ec50.value
-        return Gate(
-            "dose_response", passed, reason, value, fitted.ec50.ci if value else None, None, details
-        )
+        value, ci = fitted.ec50.value, fitted.ec50.ci
+        return Gate("dose_response", passed, reason, value, ci if value else None, None, details)
 
     def side_effects(self, max_accuracy_loss: float, max_broken: float, max_kl: float) -> Gate:
         """Accuracy, loops, endings and neutral text stay as they were."""
         table = compare_traces(self.own.model, self.own.clean_traces, self.traces, self.seed)
         texts = self.own.clean_traces[:N_NEUTRAL]
-        segments = segment_all(self.own.model, texts, self.own.config.annotator)
+        segments = self.bench.segments(texts)
         clean = log_probabilities(self.own.model, texts)
-        with self._steered():
+        with intervene(self.own.model, *self.steering.edits(self.dose)):
             steered = log_probabilities(self.own.model, texts)
         neutral = neutral_text(clean, steered, texts, segments, self.seed)
         kl = max(neutral[part]["kl"] or 0.0 for part in ("prompt", "think", "answer"))
@@ -184,121 +175,63 @@ class Trial:
             {"traces": table, "neutral": neutral},
         )  # fmt: skip
 
-    def _steered(self):
-        edits = [
-            Add(v, layer, float(v.norm()) * self.dose, 1.0)
-            for layer, v in zip(self.steering.layers, self.steering.vectors[0], strict=True)
-        ]
-        return intervene(self.own.model, *edits)
-
     def stability(self, min_cosine: float) -> Gate:
-        """Refits on resampled problems, at another read position and by another annotator point there."""
-        layer = self.steering.main_layer
-        vector = self.steering.vectors[0, self.steering.layers.index(layer)].double().numpy()
-        try:
-            y = check_labels(self.store, self.behavior)
-        except ValueError as error:
-            return Gate("stability", None, str(error))
-        x = self.store[hook_name("resid_post", layer), "before"]
-        groups = np.unique(self.store.groups, return_inverse=True)[1]
-        weights = bootstrap_weights(int(groups.max()) + 1, N_REFITS, self.seed)
-        cosines = []
-        for w in weights:
-            rows = np.repeat(np.arange(len(groups)), w[groups].astype(int))
-            found = mean_difference(x[rows], y[rows], "matched", self.store.previous[rows])
-            cosines.append(_cosine(found, vector))
-        reads = {
-            read: _cosine(
-                mean_difference(
-                    self.store[hook_name("resid_post", layer), read],
-                    y,
-                    "matched",
-                    self.store.previous,
-                ),
-                vector,
-            )
-            for read in ("before", "mean")
-        }
-        mean, low, high = float(np.mean(cosines)), *np.quantile(cosines, [0.025, 0.975])
-        reason = f"refits on resampled problems have a mean cosine of {mean:.2f} with it"
-        return Gate(
-            "stability", mean >= min_cosine, reason, mean, (float(low), float(high)), None, {"reads": reads}
-        )  # fmt: skip
+        """Refits on other problems, at another read position and by another annotator point there."""
+        return stability(self.evidence, min_cosine)
 
     def transfer(self, min_share: float) -> Gate:
-        """It raises the behavior's probability in the pair's other model, too."""
-        if self.other is None:
-            return Gate("transfer", None, "there is no second model: give --pair")
-        here, groups = probability_effect(self.own, self.behavior, self.steering, self.dose)
-        there, others = probability_effect(self.other, self.behavior, self.steering, self.dose)
-        own, away = mean_effect(here, groups, self.seed), mean_effect(there, others, self.seed)
-        share = away["effect"] / own["effect"] if own["effect"] > 0 else None
-        passed = share is not None and share >= min_share and away["ci"][0] > 0
-        reason = (
-            f"it raises the probability by {own['effect']:+.3f} in {self.own.model.name} and by "
-            f"{away['effect']:+.3f} in {self.other.model.name}"
-        )
-        details = {"own": own, "other": away, "tasks": None, "templates": None}
-        return Gate("transfer", passed, reason, away["effect"], _pair(away["ci"]), None, details)
+        """It raises the behavior in the pair's other model, for other problems and other words, too."""
+        bench, own, i = self.bench, self.own, self.evidence.behavior
+        told = own.points(bench.told, bench.segments(bench.told))
+        settings = {
+            f"in {bench.other.model.name}": (bench.other.report, bench.other.report_at[i]),
+            f"after {bench.words!r}": (told, own.choices_at(told)[i]),
+        }
+        families = {p.id: bench.family(p) for p in bench.problems}
+        kinds = np.array([families[group] for group in own.report.groups])
+        for kind in sorted(set(kinds)):
+            settings[f"where {kind}"] = (own.report, own.report_at[i] & (kinds == kind))
+        return transfer(self.evidence, settings, min_share)
 
     def redundancy(self, min_share: float) -> Gate:
-        """Projecting it out takes away what a linear probe reads; how many directions that needs in all."""
-        layer = self.steering.main_layer
-        key = hook_name("resid_post", layer), "before"
-        vector = self.steering.vectors[0, self.steering.layers.index(layer)].double().numpy()
-        y, y_test = (store.labels == self.behavior for store in (self.store, self.report))
-        curve = removal_curve(self.store[key], y, self.report[key], y_test, N_REMOVALS, vector)
-        best = removal_curve(self.store[key], y, self.report[key], y_test, 1)
-        taken = (curve[0] - curve[1]) / max(best[0] - best[1], 1e-6)
-        gone = [k for k, auroc in enumerate(curve) if auroc <= 0.6]
-        reason = (
-            f"a probe's AUROC goes from {curve[0]:.2f} to {curve[1]:.2f} without it, to {best[1]:.2f} without "
-            f"the probe's own direction, and below 0.60 "
-            + (
-                f"after {gone[0]} directions"
-                if gone
-                else f"not even after {len(curve) - 1} directions"
-            )
-        )
-        details = {"curve": curve, "own_curve": best}
-        return Gate("redundancy", taken >= min_share, reason, taken, None, None, details)
+        """Without it the thinking model shows the behavior less, as without anything linear."""
+        return redundancy(self.evidence, min_share)
 
     def prompt(self, min_gain: float) -> Gate:
-        """It raises the behavior more than asking for it does."""
-        model, config = self.own.model, self.own.config
-        asked = [_asking(problem, self.words) for problem in self.task.problems]
-        traces = generate(model, asked, self.task.grade, seed=self.seed)
-        told = count(model, traces, config.annotator, self.own.after)
-        gain = rate_change(told, self.steered, self.evidence.behavior, self.seed)
+        """It raises the behavior more than asking for it does, at each place where it is a choice."""
+        bench, i = self.bench, self.evidence.behavior
+        (told,) = bench.count([bench.told])
+        gain = rate_change(told, self.steered, i, self.seed)
         passed = gain["ci"] is not None and gain["ci"][0] > min_gain
         reason = (
-            f"steered, the rate is {self.steered.rate(self.evidence.behavior):.3f}; with "
-            f"{self.words!r} before each problem {told.rate(self.evidence.behavior):.3f}"
+            f"steered, the rate is {self.steered.rate(i):.3f}; with {bench.words!r} before each problem "
+            f"{told.rate(i):.3f}"
         )
-        return Gate("prompt", passed, reason, gain["effect"], _pair(gain["ci"]))
+        details = {
+            "words": bench.words,
+            "accuracy_told": float(told.correct.mean()),
+            "length": {
+                name: float(lengths(traces).mean())
+                for name, traces in (("steered", self.traces), ("told", bench.told))
+            },
+        }
+        return Gate("prompt", passed, reason, gain["effect"], _pair(gain["ci"]), None, details)
 
     def fired(self, max_error: float) -> Gate:
         """The edit was made in every trace, at the length asked for."""
+        audit = self.steering_run[1]
         errors = [
-            abs(self.audit.mean_change(layer) / (float(v.norm()) * self.dose) - 1)
+            abs(audit.mean_change(layer) / (float(v.norm()) * self.dose) - 1)
             for layer, v in zip(self.steering.layers, self.steering.vectors[0], strict=True)
         ]
-        rows = len(self.audit.rows)
+        rows = len(audit.rows)
         passed = rows == len(self.traces) and max(errors) <= max_error
-        n = sum(self.audit.positions.values())
+        n = sum(audit.positions.values())
         reason = (
-            f"{n} positions of {rows} of {len(self.traces)} traces over {len(self.audit.steps)} steps, length "
+            f"{n} positions of {rows} of {len(self.traces)} traces over {len(audit.steps)} steps, length "
             f"off by {max(errors):.2%} at most"
         )
         return Gate("fired", passed, reason, max(errors), details={"positions": n, "rows": rows})
-
-
-def _asking(problem: Problem, words: str) -> Problem:
-    return replace(problem, prompt=f"{words} {problem.prompt}")
-
-
-def _cosine(a: Float[np.ndarray, " d_model"], b: Float[np.ndarray, " d_model"]) -> float:
-    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
 
 
 def _pair(ci: list[float] | None) -> tuple[float, float] | None:

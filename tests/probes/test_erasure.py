@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from probes import leace, removal_curve
+from probes import leace, removal
 
 
 def planted(seed=0, n=2000, d=12):
@@ -44,9 +44,12 @@ def test_removing_one_direction_of_two_leaves_a_probe_and_removing_both_leaves_n
     x[:, 0] += 1.5 * y
     x[:, 1] += 1.5 * y
     train, test = slice(0, 2000), slice(2000, None)
-    curve = removal_curve(x[train], y[train], x[test], y[test], 3, np.eye(8)[0])
+    found = removal(x[train], y[train], x[test], y[test], 3, 5 * np.eye(8)[0])
+    curve = found.auroc
+    np.testing.assert_allclose(found.directions @ found.directions.T, np.eye(3), atol=1e-9)
+    assert abs(found.directions[1][1]) > 0.99
     assert curve[0] > 0.9 and 0.8 < curve[1] < 0.9 and curve[2] < 0.6
-    random = removal_curve(x[train], y[train], x[test], y[test], 1, np.eye(8)[5])
+    random = removal(x[train], y[train], x[test], y[test], 1, np.eye(8)[5]).auroc
     assert random[1] == pytest.approx(random[0], abs=0.01)
 
 

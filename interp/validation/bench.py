@@ -1,0 +1,106 @@
+"""Where directions are tried: a pair with its traces and activations, and what all trials share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations import ActivationStore
+from interp.behaviors import segment_all
+from interp.causal import ArmResult
+from interp.causal_subject import Subject
+from interp.config import Config
+from interp.pairs import Pair
+from interp.pipeline import make_traces, read_activations
+from interp.progress import Progress
+from interp.readings import random_vectors, residuals, shuffled_vectors
+from interp.runs import Run
+from interp.tasks import Countdown
+from interp.traces import generate
+from interp.types import Problem, Segment, Trace
+from interp.validation.steering import counts
+
+MODELS = ("base", "thinking")
+READING = (("before", "matched"),)
+
+
+@dataclass
+class Bench:
+    """One model of a pair on trial.
+
+    `own` is that model, `other` the pair's other one, `thinking` the one in which behaviors are ablated;
+    `report` holds the activations of `own` on the report split, `problems` are that split's, `words` is
+    what a user would put before a problem instead of steering.
+    """
+
+    own: Subject
+    other: Subject
+    thinking: Subject
+    report: ActivationStore
+    problems: list[Problem]
+    grade: Callable[[Problem, str], bool]
+    family: Callable[[Problem], str]
+    words: str
+
+    @classmethod
+    def prepare(
+        cls, run: Run, pair: Pair, which: str, config: Config, progress: Progress
+    ) -> "Bench":
+        """Make traces and read activations, or take what the run's folder has of them."""
+        material = make_traces(run, pair, config, progress)
+        fit, report = (
+            read_activations(run, pair, material, split, progress) for split in ("fit", "report")
+        )
+        subjects = {
+            name: Subject(getattr(pair, name), name, config, material, fit[name]) for name in MODELS
+        }
+        task = Countdown()
+        problems = {p.id: p for p in task.problems()}
+        asked = [problems[t.problem_id] for t in material.traces[which, "report"]]
+        other = MODELS[1 - MODELS.index(which)]
+        return cls(
+            subjects[which], subjects[other], subjects["thinking"], report[which],
+            asked, task.grade, task.family, pair.prompt,
+        )  # fmt: skip
+
+    @cached_property
+    def clean(self) -> ArmResult:
+        """What the model on trial shows by itself."""
+        return self.count([self.own.clean_traces])[0]
+
+    @cached_property
+    def told(self) -> list[Trace]:
+        """Traces without steering, but with the pair's prompt before each problem."""
+        asked = [replace(p, prompt=f"{self.words} {p.prompt}") for p in self.problems]
+        return generate(self.own.model, asked, self.grade, seed=self.own.config.seed)
+
+    @cached_property
+    def noise(self) -> ActivationStore:
+        """Activations of the fit split, without what labels explain."""
+        return residuals(self.own.store, self.own.model.n_layers)
+
+    @cached_property
+    def random(self) -> Float[Tensor, "null layer d_model"]:
+        """Random null directions for every layer."""
+        config, n_layers = self.own.config, self.own.model.n_layers
+        return random_vectors(self.noise, n_layers, READING, config.n_random, config.seed)[:, 0]
+
+    def nulls(self, behavior: str) -> Float[Tensor, "null layer d_model"]:
+        """Random directions, and those that shuffled labels of one behavior give."""
+        config, n_layers = self.own.config, self.own.model.n_layers
+        shuffled = [
+            shuffled_vectors(self.noise, [behavior], n_layers, READING, config.seed * 1000 + n)
+            for n in range(config.n_shuffled)
+        ]
+        return torch.cat([self.random, *(v[behavior] for v in shuffled)])
+
+    def count(self, rows: list[list[Trace]]) -> list[ArmResult]:
+        """What each list of traces shows."""
+        return counts(self.own.model, rows, self.own.config.annotator, self.own.after)
+
+    def segments(self, traces: list[Trace]) -> list[list[Segment]]:
+        """The traces' segments, labeled."""
+        return segment_all(self.own.model, traces, self.own.config.annotator)
