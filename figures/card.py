@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from figures import theme
-from figures._parts import check_schema, nothing, percents
+from figures._parts import check_schema, nothing
 from figures._parts import percent as as_percent
 
 SCHEMA = "whenlens.card/1"
@@ -42,7 +42,7 @@ def dose_window(card: Mapping[str, Any]) -> go.Figure:
     ):  # fmt: skip
         fig.add_trace(
             go.Scatter(
-                x=doses, y=percents(found[key]), name=name, mode="lines+markers",
+                x=doses, y=[as_percent(v) for v in found[key]], name=name, mode="lines+markers",
                 line={"color": ink, "width": 2.5},
             ),
             row=1, col=2,

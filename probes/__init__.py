@@ -21,6 +21,7 @@ from probes.inference import (
     holm,
     paired_bootstrap,
     paired_ratio_bootstrap,
+    percentile_interval,
     permutation_p_value,
     ratio_bootstrap,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "paired_auroc_bootstrap",
     "paired_bootstrap",
     "paired_ratio_bootstrap",
+    "percentile_interval",
     "permutation_p_value",
     "random_directions",
     "ratio_bootstrap",

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
 
 from interp.errors import UserError, unknown_name
@@ -28,8 +30,16 @@ class Gate:
     details: dict | None = None
 
     def as_json(self) -> dict:
-        """The gate as JSON."""
-        return asdict(self) | {"ci": self.ci and list(self.ci)}
+        """The gate as JSON; numpy's numbers become Python's."""
+        return _plain(asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def default_gates() -> Path:

@@ -78,21 +78,31 @@ Setting = tuple[DecisionPoints, Bool[np.ndarray, " point"]]
 
 
 def transfer(evidence: Evidence, settings: Mapping[str, Setting], min_share: float) -> Gate:
-    """Rise of the behavior's probability in other settings, beside that where it is on trial."""
-    seed, at = evidence.subject.config.seed, evidence.subject.report_at[evidence.behavior]
-    here = mean_effect(*evidence.rise(evidence.subject.report, at), seed)
-    found = {name: mean_effect(*evidence.rise(*where), seed) for name, where in settings.items()}
+    """Rise of the behavior's probability in other settings, beside that where it is on trial.
+
+    As a share of what is left to rise: where a behavior is likely anyway, little is.
+    """
+    i, seed = evidence.behavior, evidence.subject.config.seed
+
+    def measured(points: DecisionPoints, at: Bool[np.ndarray, " point"]) -> dict:
+        found = mean_effect(*evidence.rise(points, at), seed)
+        room = 1 - float(points.clean[:, i].cpu().numpy()[at].mean())
+        return found | {"room": room, "share_of_room": found["effect"] / room}
+
+    here = measured(evidence.subject.report, evidence.subject.report_at[i])
+    found = {name: measured(*where) for name, where in settings.items()}
     if here["effect"] <= 0:
         reason = f"its own behavior changes by {here['effect']:+.3f} where it is on trial"
         return Gate("transfer", False, reason, details={"own": here, "settings": found})
-    shares = {name: each["effect"] / here["effect"] for name, each in found.items()}
+    shares = {name: each["share_of_room"] / here["share_of_room"] for name, each in found.items()}
     worst = min(shares, key=lambda name: shares[name])
     sure = all(each["ci"][0] > 0 for each in found.values())
     reason = (
-        f"it raises the probability by {here['effect']:+.3f} where it is on trial; elsewhere least "
-        f"{worst}, by {found[worst]['effect']:+.3f}"
+        f"it raises the probability by {here['share_of_room']:.1%} of what is left to rise where it is on "
+        f"trial; elsewhere least {worst}, by {found[worst]['share_of_room']:.1%}"
     )
-    low, high = (bound / here["effect"] for bound in found[worst]["ci"])
+    scale = found[worst]["room"] * here["share_of_room"]
+    low, high = (bound / scale for bound in found[worst]["ci"])
     passed = sure and shares[worst] >= min_share
     details = {"own": here, "settings": found, "shares": shares}
     return Gate("transfer", passed, reason, shares[worst], (low, high), None, details)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from interp.causal import ArmResult, rate_change
+from interp.causal import ArmResult, rate_change, specific
 from interp.curves import mean_effect
 from interp.interventions import Audit, intervene
 from interp.types import Trace
@@ -20,13 +20,14 @@ from interp.validation.quality import (
     neutral_text,
 )
 from interp.validation.robustness import redundancy, stability, transfer
-from probes import dose_response
+from probes import bootstrap_weights, dose_response, percentile_interval
 
 GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
 """Doses of the dose-response curve, in mean norms of the residual stream."""
 N_COLLAPSE = 100
 """Report problems on which each of these doses generates."""
 N_NEUTRAL = 100
+N_BOOT = 1000
 
 
 class Trial:
@@ -198,14 +199,28 @@ class Trial:
         return redundancy(self.evidence, min_share)
 
     def prompt(self, min_gain: float) -> Gate:
-        """It raises the behavior more than asking for it does, at each place where it is a choice."""
+        """It raises this behavior alone by more than asking does, at each place where it is a choice.
+
+        Compared are specific effects: the rise of its rate beyond the largest rise of another behavior.
+        """
         bench, i = self.bench, self.evidence.behavior
         (told,) = bench.count([bench.told])
-        gain = rate_change(told, self.steered, i, self.seed)
-        passed = gain["ci"] is not None and gain["ci"][0] > min_gain
+        rows = bootstrap_weights(len(bench.problems), N_BOOT, self.seed)
+        rows = np.concatenate([np.ones_like(rows[:1]), rows])
+
+        def alone(result: ArmResult) -> np.ndarray:
+            after, before = (
+                rows @ r.taken.T / np.maximum(rows @ r.chances.T, 1) for r in (result, bench.clean)
+            )
+            return specific(after - before, i, 1)
+
+        steered, asked = alone(self.steered), alone(told)
+        gain = steered - asked
+        ci = percentile_interval(gain[1:], 0.95)
+        passed = ci.low > min_gain
         reason = (
-            f"steered, the rate is {self.steered.rate(i):.3f}; with {bench.words!r} before each problem "
-            f"{told.rate(i):.3f}"
+            f"steering raises it by {steered[0]:+.3f} beyond any other behavior, {bench.words!r} before each "
+            f"problem by {asked[0]:+.3f} (its rate: {self.steered.rate(i):.3f} and {told.rate(i):.3f})"
         )
         details = {
             "words": bench.words,
@@ -215,7 +230,8 @@ class Trial:
                 for name, traces in (("steered", self.traces), ("told", bench.told))
             },
         }
-        return Gate("prompt", passed, reason, gain["effect"], _pair(gain["ci"]), None, details)
+        estimate = float(gain[0])
+        return Gate("prompt", passed, reason, estimate, (ci.low, ci.high), None, details)
 
     def fired(self, max_error: float) -> Gate:
         """The edit was made in every trace, at the length asked for."""
