@@ -11,6 +11,9 @@ from scipy.stats import spearmanr
 from probes._arrays import Groups, finite, group_codes, same_length
 from probes.inference import bootstrap_weights, percentile_interval
 
+MAX_TOP = 1.05
+"""The top of a fitted curve is at most so many times the largest effect."""
+
 
 @dataclass(frozen=True)
 class Bounded:
@@ -22,7 +25,7 @@ class Bounded:
 
 @dataclass(frozen=True)
 class DoseResponse:
-    """A Hill curve, top x d^slope / (ec50^slope + d^slope), and where the model collapses.
+    """A Hill curve, top x d^slope / (ec50^slope + d^slope), below the dose at which the model collapses.
 
     `mean` [dose] is the mean effect at each of `doses`. `order` is the Spearman correlation of dose and
     effect up to the deployed dose, dose 0 with effect 0 included. `window` is collapse dose over EC50.
@@ -48,13 +51,16 @@ def fit_hill(
     doses: Float[np.ndarray, " dose"], effects: Float[np.ndarray, " dose"]
 ) -> tuple[float, float, float] | None:
     """Top, EC50 and slope of the rising part, up to the largest effect; None where nothing rises."""
+    if len(doses) < 2:
+        return None
     last = int(np.argmax(effects)) + 1
     if effects[last - 1] <= 0 or last < 2:
         return None
     d, e = np.r_[0.0, doses[:last]], np.r_[0.0, effects[:last]]
     half = float(np.interp(e[-1] / 2, np.maximum.accumulate(e), d))
     start = (float(e[-1]), max(half, 1e-3), 2.0)
-    limits = ([0.0, 1e-3, 0.3], [2 * e[-1] + 1e-9, 3 * doses[-1], 12.0])
+    # Half of what is seen, not half of a top that no dose came near.
+    limits = ([0.0, 1e-3, 0.3], [MAX_TOP * e[-1], 3 * doses[-1], 12.0])
     try:
         found, _ = curve_fit(hill, d, e, p0=np.clip(start, *limits), bounds=limits, maxfev=400)
     except RuntimeError:  # no convergence: no curve
@@ -112,11 +118,11 @@ def dose_response(
     means = (weights @ sums.T) / (weights @ sizes)[:, None]
     rows = bootstrap_weights(broken.shape[1], n_boot, seed + 1)
     shares = rows @ broken.T / rows.sum(1, keepdims=True)
-    curves = [fit_hill(doses, m) for m in means]
     collapses = np.array([collapse_dose(doses, s[1:] - s[0], limit) for s in shares])
     share = broken.mean(1)
     collapse = collapse_dose(doses, share[1:] - share[0], limit)
-    fitted = fit_hill(doses, effects.mean(1))
+    held = doses < collapse
+    fitted, *curves = (fit_hill(doses[held], m[held]) for m in (effects.mean(1), *means))
     ec50s = np.array([np.inf if c is None else c[1] for c in curves])
 
     def part(i: int) -> Bounded:

@@ -171,7 +171,9 @@ def _card(
         "gates": {gate.name: gate.as_json() for gate in found},
         "examples": [
             {"problem": a.prompt, "before": _shown(own, a, config), "after": _shown(own, b, config)}
-            for a, b in list(zip(clean, steered, strict=True))[:N_EXAMPLES]
+            for a, b in [p for p in zip(clean, steered, strict=True) if p[0].text != p[1].text][
+                :N_EXAMPLES
+            ]
         ],
         "provenance": candidate.provenance,
         "config": json.loads(json.dumps(asdict(config))),
