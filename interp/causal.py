@@ -12,7 +12,7 @@ from torch import Tensor
 from interp.activations import previous_behaviors
 from interp.behaviors import Annotator, annotate, segment
 from interp.decisions import DecisionPoints
-from interp.interventions import Add, MeanAblate, intervene
+from interp.interventions import Add, Audit, Intervention, MeanAblate, intervene
 from interp.models import Model
 from interp.traces import MAX_NEW_TOKENS, generate
 from interp.types import Problem, Trace
@@ -222,21 +222,37 @@ def run_arms(
                     at="starts",
                     strength=strengths.repeat_interleave(len(problems)),
                 )
-            asked = list(problems) * len(batch)
-            with intervene(model, edit):
-                traces = generate(
-                    model,
-                    asked,
-                    grade,
-                    seed=seed,
-                    batch_size=len(asked),
-                    max_new_tokens=max_new_tokens,
-                )
-            for i, arm in enumerate(batch):
-                part = traces[i * len(problems) : (i + 1) * len(problems)]
-                results[arm.name] = count(model, part, annotator, after)
+            found, _ = generate_under(
+                model, [edit], problems, len(batch), grade, seed, max_new_tokens
+            )
+            for arm, traces in zip(batch, found, strict=True):
+                results[arm.name] = count(model, traces, annotator, after)
             advance(len(batch))
     return results
+
+
+def generate_under(
+    model: Model,
+    edits: Sequence[Intervention],
+    problems: Sequence[Problem],
+    n_copies: int,
+    grade: Callable[[Problem, str], bool],
+    seed: int,
+    max_new_tokens: int,
+) -> tuple[list[list[Trace]], Audit]:
+    """Traces of `n_copies` of the problems in one batch, under edits with a row for each, and their audit."""
+    asked = list(problems) * n_copies
+    with intervene(model, *edits) as audit:
+        traces = generate(
+            model,
+            asked,
+            grade,
+            seed=seed,
+            batch_size=len(asked),
+            max_new_tokens=max_new_tokens,
+        )
+    n = len(problems)
+    return [traces[i * n : (i + 1) * n] for i in range(n_copies)], audit
 
 
 def count(

@@ -20,7 +20,6 @@ from interp.causal import (
     beside_null,
     changes,
     choose,
-    count,
     effect_record,
     effects,
     over_choices,
@@ -268,7 +267,7 @@ class CausalTest(Subject):
             max_new_tokens=NULL_NEW_TOKENS,
         )
         for results, traces in ((full, self.clean_traces), (few, short)):
-            results["clean"] = count(self.model, traces, config.annotator, self.after)
+            results["clean"] = self.count(traces)
         return full, few
 
     def _entry(

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations import ActivationStore, hook_name
+from interp.causal import ArmResult, count
 from interp.config import Config, Material
 from interp.decisions import DecisionPoints, first_token_shares
 from interp.models import Model
@@ -64,3 +65,7 @@ class Subject:
     def choices_at(self, points: DecisionPoints) -> Bool[np.ndarray, "behavior point"]:
         """At which of the points each behavior is a choice."""
         return np.array([np.isin(points.previous, list(kinds)) for kinds in self.after.values()])
+
+    def count(self, traces: Sequence[Trace]) -> ArmResult:
+        """What these traces of the model show."""
+        return count(self.model, traces, self.config.annotator, self.after)

@@ -11,8 +11,10 @@ from torch import Tensor
 from interp.activations import ActivationStore
 from interp.behaviors import segment_all
 from interp.causal import ArmResult
+from interp.causal_stage import NULL_NEW_TOKENS
 from interp.causal_subject import Subject
 from interp.config import Config
+from interp.decisions import DecisionPoints
 from interp.pairs import Pair
 from interp.pipeline import make_traces, read_activations
 from interp.progress import Progress
@@ -21,7 +23,6 @@ from interp.runs import Run
 from interp.tasks import Countdown
 from interp.traces import generate
 from interp.types import Problem, Segment, Trace
-from interp.validation.steering import counts
 
 MODELS = ("base", "thinking")
 READING = (("before", "matched"),)
@@ -69,13 +70,40 @@ class Bench:
     @cached_property
     def clean(self) -> ArmResult:
         """What the model on trial shows by itself."""
-        return self.count([self.own.clean_traces])[0]
+        return self.own.count(self.own.clean_traces)
+
+    @cached_property
+    def short_clean(self) -> ArmResult:
+        """The same on the traces that stand beside nulls: fewer problems, and shorter."""
+        return self._short(self.own)
+
+    @cached_property
+    def short_thinking(self) -> ArmResult:
+        """The same of the model in which behaviors are ablated."""
+        return self._short(self.thinking)
+
+    def _short(self, subject: Subject) -> ArmResult:
+        seed = subject.config.seed
+        traces = generate(
+            subject.model, self.first, self.grade, seed=seed, max_new_tokens=NULL_NEW_TOKENS
+        )
+        return subject.count(traces)
+
+    @property
+    def first(self) -> list[Problem]:
+        """The report problems on which null directions generate."""
+        return self.problems[: self.own.config.n_null_problems]
 
     @cached_property
     def told(self) -> list[Trace]:
         """Traces without steering, but with the pair's prompt before each problem."""
         asked = [replace(p, prompt=f"{self.words} {p.prompt}") for p in self.problems]
         return generate(self.own.model, asked, self.grade, seed=self.own.config.seed)
+
+    @cached_property
+    def told_points(self) -> DecisionPoints:
+        """Decision points in those traces."""
+        return self.own.points(self.told, self.segments(self.told))
 
     @cached_property
     def noise(self) -> ActivationStore:
@@ -96,10 +124,6 @@ class Bench:
             for n in range(config.n_shuffled)
         ]
         return torch.cat([self.random, *(v[behavior] for v in shuffled)])
-
-    def count(self, rows: list[list[Trace]]) -> list[ArmResult]:
-        """What each list of traces shows."""
-        return counts(self.own.model, rows, self.own.config.annotator, self.own.after)
 
     def segments(self, traces: list[Trace]) -> list[list[Segment]]:
         """The traces' segments, labeled."""

@@ -13,7 +13,6 @@ from interp.causal import (
     ArmResult,
     Candidate,
     choose,
-    count,
     effect_record,
     over_choices,
     run_arms,
@@ -22,7 +21,7 @@ from interp.causal import (
 from interp.causal_stage import NULL_NEW_TOKENS
 from interp.decisions import DecisionPoints
 from interp.interventions import Audit
-from interp.traces import MAX_NEW_TOKENS, generate
+from interp.traces import MAX_NEW_TOKENS
 from interp.types import Problem, Trace
 from interp.validation.bench import Bench
 from interp.validation.steering import Steering
@@ -63,16 +62,13 @@ class Evidence:
 
     def addition(self, steered: ArmResult) -> dict:
         """Effect of adding on all report problems, beside nulls on the first of them."""
-        bench, config = self.bench, self.subject.config
-        first = bench.problems[: config.n_null_problems]
-        short = generate(
-            self.subject.model, first, bench.grade, seed=config.seed, max_new_tokens=NULL_NEW_TOKENS
-        )
-        real, _ = self._traces(self.steering, first, NULL_NEW_TOKENS)
-        null, _ = self._traces(self.nulls, first, NULL_NEW_TOKENS)
-        few = bench.count([short, *real, *null])
+        bench = self.bench
+        real, _ = self._traces(self.steering, bench.first, NULL_NEW_TOKENS)
+        null, _ = self._traces(self.nulls, bench.first, NULL_NEW_TOKENS)
+        few, *rest = (self.subject.count(traces) for traces in (*real, *null))
+        seed = self.subject.config.seed
         return effect_record(
-            bench.clean, steered, few[0], few[1], few[2:], self.behavior, 1, config.seed
+            bench.clean, steered, bench.short_clean, few, rest, self.behavior, 1, seed
         )
 
     def ablation(self) -> dict:
@@ -95,18 +91,11 @@ class Evidence:
                 subject.centers, bench.grade, config.seed, max_new_tokens=most,
             )  # fmt: skip
 
-        first = bench.problems[: config.n_null_problems]
         full = run(arms[:1], bench.problems, MAX_NEW_TOKENS)["0"]
-        few = run(arms, first, NULL_NEW_TOKENS)
-        short = generate(
-            subject.model, first, bench.grade, seed=config.seed, max_new_tokens=NULL_NEW_TOKENS
-        )
-        clean, short_clean = (
-            count(subject.model, traces, config.annotator, subject.after)
-            for traces in (subject.clean_traces, short)
-        )
+        few = run(arms, bench.first, NULL_NEW_TOKENS)
+        clean, short = subject.count(subject.clean_traces), bench.short_thinking
         rest = [few[arm.name] for arm in arms[1:]]
-        record = effect_record(clean, full, short_clean, few["0"], rest, i, -1, config.seed)
+        record = effect_record(clean, full, short, few["0"], rest, i, -1, config.seed)
         rate = record["baseline_rate"]
         return record | {
             "removed_share": -record["effect"] / rate if rate else None,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from interp.behaviors import segment_all
 from interp.config import Config
 from interp.errors import UserError, unknown_name
 from interp.models import Model
@@ -170,7 +169,7 @@ def _card(
         "thresholds": {name: dict(values) for name, values in gates.items()},
         "gates": {gate.name: gate.as_json() for gate in found},
         "examples": [
-            {"problem": a.prompt, "before": _shown(own, a, config), "after": _shown(own, b, config)}
+            {"problem": a.prompt, "before": _shown(trial.bench, a), "after": _shown(trial.bench, b)}
             for a, b in [p for p in zip(clean, steered, strict=True) if p[0].text != p[1].text][
                 :N_EXAMPLES
             ]
@@ -180,9 +179,8 @@ def _card(
     }
 
 
-def _shown(model: Model, trace: Trace, config: Config) -> dict:
-    segments = segment_all(model, [trace], config.annotator)[0]
+def _shown(bench: Bench, trace: Trace) -> dict:
     return {
         "correct": trace.correct,
-        "segments": [{"text": s.text, "behavior": s.behavior} for s in segments],
+        "segments": [{"text": s.text, "behavior": s.behavior} for s in bench.segments([trace])[0]],
     }

@@ -1,6 +1,6 @@
 """What a direction has to show, declared before it is measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +25,7 @@ class Gate:
     passed: bool | None
     reason: str
     estimate: float | None = None
-    ci: tuple[float | None, float | None] | None = None
+    ci: Sequence[float | None] | None = None
     null: float | None = None
     details: dict | None = None
 

@@ -1,7 +1,6 @@
 """Directions to add, at one layer or several, to score at decision points and to generate with."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.causal import EDITS_PER_BATCH, ArmResult, count
+from interp.causal import EDITS_PER_BATCH, generate_under
 from interp.decisions import DecisionPoints
-from interp.interventions import Add, Audit, intervene
+from interp.interventions import Add, Audit
 from interp.models import Model
-from interp.traces import MAX_NEW_TOKENS, generate
+from interp.traces import MAX_NEW_TOKENS
 from interp.types import Problem, Trace
 
 ROWS_PER_BATCH = 1024
@@ -93,7 +92,6 @@ class Steering:
         grade: Callable[[Problem, str], bool],
         seed: int,
         max_new_tokens: int = MAX_NEW_TOKENS,
-        advance: Callable[[int], None] = lambda n: None,
     ) -> tuple[list[list[Trace]], Audit]:
         """Traces under every direction at its dose, on the same problems with the same draws."""
         found, audit, n = [], Audit(), len(problems)
@@ -110,24 +108,8 @@ class Steering:
                 )
                 for layer, v in zip(self.layers, part.unbind(1), strict=True)
             ]
-            asked = list(problems) * len(part)
-            with ExitStack() as stack:
-                audit = stack.enter_context(intervene(model, *edits))
-                traces = generate(
-                    model,
-                    asked,
-                    grade,
-                    seed=seed,
-                    batch_size=len(asked),
-                    max_new_tokens=max_new_tokens,
-                )
-            found += [traces[i * n : (i + 1) * n] for i in range(len(part))]
-            advance(len(part))
+            traces, audit = generate_under(
+                model, edits, problems, len(part), grade, seed, max_new_tokens
+            )
+            found += traces
         return found, audit
-
-
-def counts(
-    model: Model, rows: Sequence[Sequence[Trace]], annotator: str, after: Mapping[str, Set[str]]
-) -> list[ArmResult]:
-    """What each list of traces shows."""
-    return [count(model, traces, annotator, after) for traces in rows]

@@ -57,7 +57,7 @@ class Trial:
     @cached_property
     def steered(self) -> ArmResult:
         """What these traces show."""
-        return self.bench.count([self.traces])[0]
+        return self.own.count(self.traces)
 
     def run(self) -> list[Gate]:
         """Every gate that thresholds are declared for, in order."""
@@ -76,7 +76,7 @@ class Trial:
             f"adding it takes the rate from {a['baseline_rate']:.3f} to {a['steered_rate']:.3f} "
             f"(p = {a['p_value']:.3g} beside {a['n_null']} null directions)"
         )
-        return Gate("sufficiency", passed, reason, a["effect"], _pair(a["ci"]), a["null_q95"], a)
+        return Gate("sufficiency", passed, reason, a["effect"], a["ci"], a["null_q95"], a)
 
     def necessity(self, max_p: float, min_removed: float) -> Gate:
         """Ablating it in the thinking model takes the behavior away, more than chance does."""
@@ -91,7 +91,7 @@ class Trial:
             f"ablating it in {name} removes {removed:.0%} of the rate of "
             f"{a['baseline_rate']:.3f} (p = {a['p_value']:.3g})"
         )
-        return Gate("necessity", passed, reason, a["effect"], _pair(a["ci"]), a["null_q05"], a)
+        return Gate("necessity", passed, reason, a["effect"], a["ci"], a["null_q05"], a)
 
     def specificity(self, max_share: float) -> Gate:
         """Other behaviors rise by little beside this one."""
@@ -172,7 +172,7 @@ class Trial:
             f"text by {kl:.3f} nats a token"
         )  # fmt: skip
         return Gate(
-            "side_effects", not bad, reason, loss["change"], _pair(loss["ci"]), None,
+            "side_effects", not bad, reason, loss["change"], loss["ci"], None,
             {"traces": table, "neutral": neutral},
         )  # fmt: skip
 
@@ -183,7 +183,7 @@ class Trial:
     def transfer(self, min_share: float) -> Gate:
         """It raises the behavior in the pair's other model, for other problems and other words, too."""
         bench, own, i = self.bench, self.own, self.evidence.behavior
-        told = own.points(bench.told, bench.segments(bench.told))
+        told = bench.told_points
         settings = {
             f"in {bench.other.model.name}": (bench.other.report, bench.other.report_at[i]),
             f"after {bench.words!r}": (told, own.choices_at(told)[i]),
@@ -204,7 +204,7 @@ class Trial:
         Compared are specific effects: the rise of its rate beyond the largest rise of another behavior.
         """
         bench, i = self.bench, self.evidence.behavior
-        (told,) = bench.count([bench.told])
+        told = self.own.count(bench.told)
         rows = bootstrap_weights(len(bench.problems), N_BOOT, self.seed)
         rows = np.concatenate([np.ones_like(rows[:1]), rows])
 
@@ -248,7 +248,3 @@ class Trial:
             f"off by {max(errors):.2%} at most"
         )
         return Gate("fired", passed, reason, max(errors), details={"positions": n, "rows": rows})
-
-
-def _pair(ci: list[float] | None) -> tuple[float, float] | None:
-    return None if ci is None else (ci[0], ci[1])
