@@ -10,7 +10,11 @@ from interp.errors import UserError, unknown_name
 
 def export(
     directions: Annotated[
-        Path, typer.Argument(metavar="DIRECTIONS", help="directions.safetensors of a run.")
+        Path,
+        typer.Argument(
+            metavar="DIRECTIONS",
+            help="directions.safetensors of a run, or a built-in pair, for those shipped with it.",
+        ),
     ],
     format: Annotated[str, typer.Option(help="hook, hf-bias, gguf, lm-eval or vllm.")],
     model: Annotated[
@@ -43,6 +47,7 @@ def export(
     from interp.directions import DirectionSet
     from interp.export import Export, export_direction, prove
     from interp.models import load_model
+    from interp.pairs import direction_file
 
     for kind, given, known in (
         ("operation", operation, ("add", "ablate")),
@@ -50,6 +55,7 @@ def export(
     ):
         if given not in known:
             raise unknown_name(kind, given, known)
+    directions = direction_file(directions)
     if not directions.is_file():
         raise UserError(
             f"{str(directions)!r} is no file: expected the directions.safetensors of a run (whenlens run)."

@@ -52,6 +52,22 @@ def weights_folder(name: str) -> Path:
     return Path(str(files("interp.organisms"))) / "weights" / name
 
 
+def direction_file(given: Path) -> Path:
+    """The file itself, or the directions that are shipped with the built-in pair of that name.
+
+    Raises `UserError` where the pair has none.
+    """
+    if given.is_file() or str(given) not in BUILT_IN:
+        return given
+    shipped = weights_folder(str(given)) / "directions.safetensors"
+    if not shipped.is_file():
+        raise UserError(
+            f"No directions are shipped with {given}: find them with whenlens run --pair {given}, and "
+            "give the directions.safetensors of that run."
+        )
+    return shipped
+
+
 def load_pair(name: str, device: str | None = None, same_tokenizer: bool = True) -> Pair:
     """Load a built-in pair by name, or any folder that holds `base` and `thinking` checkpoints.
 

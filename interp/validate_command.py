@@ -14,7 +14,11 @@ from interp.errors import UserError
 
 def validate(
     direction: Annotated[
-        Path, typer.Argument(help="Direction file: .safetensors, .gguf, .npz, .npy or .pt.")
+        Path,
+        typer.Argument(
+            help="Direction file (.safetensors, .gguf, .npz, .npy or .pt), or a built-in pair, for the "
+            "directions shipped with it."
+        ),
     ],
     model: Annotated[
         str, typer.Option(help="Model that it is for: PAIR/base or PAIR/thinking.")
@@ -48,6 +52,7 @@ def validate(
     on bad input. Writes cards/NAME/card.html and card.json into the run's folder.
     """
     from interp.config import Config
+    from interp.pairs import direction_file
     from interp.progress import Progress
     from interp.validation.experiment import run_validation, split_model
     from interp.validation.gates import read_gates
@@ -59,8 +64,8 @@ def validate(
     config = Config(pair=folder, seed=seed, n_report=n_report, n_random=n_random)
     with stoppable():
         cards = run_validation(
-            direction, model, pair, out, thresholds, command_line(), Progress(console), config=config,
-            only=only, layer=layer, behavior=behavior, hook=hook, dose=dose,
+            direction_file(direction), model, pair, out, thresholds, command_line(), Progress(console),
+            config=config, only=only, layer=layer, behavior=behavior, hook=hook, dose=dose,
         )  # fmt: skip
     _print_cards(cards)
     typer.echo(f"Open {out / 'cards'}")

@@ -121,12 +121,13 @@ def redundancy(evidence: Evidence, min_share: float) -> Gate:
     vector = evidence.steering.main[0]
     at, seed = thinking.report_at[i], thinking.config.seed
     clean, groups = thinking.report.clean[:, i].cpu().numpy()[at], thinking.report.groups[at]
+    whole = float(clean.mean()) if len(clean) else 0.0
     key = hook_name("resid_post", layer), "before"
     y, y_report = (s.labels == evidence.name for s in (evidence.subject.store, report))
     x, x_report = evidence.subject.store[key], report[key]
     readable = removal(x, y, x_report, y_report, N_REMOVALS, vector.double().numpy()).auroc
     y_own = thinking.store.labels == evidence.name
-    if not clean.mean() > 0 or not y_own.any():
+    if whole <= 0 or not y_own.any():
         reason = f"{thinking.model.name} never shows {evidence.name}, so nothing can be removed"
         return Gate("redundancy", None, reason, details={"auroc": readable})
 
@@ -141,13 +142,13 @@ def redundancy(evidence: Evidence, min_share: float) -> Gate:
         thinking.store[key], y_own, thinking.store[key], y_own, N_REMOVALS, vector.double().numpy()
     ).directions
     curve = [
-        float(1 - left(_to_mean(as_tensor(basis[:n]), thinking)).mean() / clean.mean())
+        float(1 - left(_to_mean(as_tensor(basis[:n]), thinking)).mean() / whole)
         for n in range(1, len(basis) + 1)
     ]
     null = _removed_by_nulls(evidence, thinking)
     change = mean_effect(clean - own, groups, seed)
-    share, low, high = (v / clean.mean() for v in (change["effect"], *change["ci"]))
-    all_linear = 1 - float(erased.mean() / clean.mean())
+    share, low, high = (v / whole for v in (change["effect"], *change["ci"]))
+    all_linear = 1 - float(erased.mean() / whole)
     need = next((n for n, gone in enumerate(curve, 1) if gone >= 0.9 * all_linear), None)
     unread = next((n for n, auroc in enumerate(readable) if auroc <= READABLE), None)
     reason = (
@@ -164,7 +165,7 @@ def redundancy(evidence: Evidence, min_share: float) -> Gate:
     details = {
         "leace": all_linear, "removed_by_step": [0.0, *curve], "auroc_by_step": readable,
     }  # fmt: skip
-    passed = share >= min_share * all_linear and low > null
+    passed = bool(share >= min_share * all_linear and low > null)
     return Gate("redundancy", passed, reason, share, (low, high), null, details)
 
 
