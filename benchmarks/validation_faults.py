@@ -98,7 +98,9 @@ def main() -> None:
     parser.add_argument("foreign", type=Path, help=f"finished run of {FOREIGN}")
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
     parser.add_argument("--n-random", type=int, default=200, help="random directions a behavior")
+    parser.add_argument("--only", choices=TRUE, help="one of the behaviors")
     given = parser.parse_args()
+    behaviors = TRUE if given.only is None else (given.only,)
     own, foreign = (
         DirectionSet.load(f / "directions.safetensors") for f in (given.run, given.foreign)
     )
@@ -107,7 +109,7 @@ def main() -> None:
     gates, wrong = read_gates(), 0
     with torch.no_grad():
         bench = Bench.prepare(run, load_pair(PAIR), "base", config, Progress())
-        for behavior in TRUE:
+        for behavior in behaviors:
             for name, (claimed, vectors, dose, should) in faults(
                 bench, own, foreign, behavior
             ).items():
@@ -123,7 +125,7 @@ def main() -> None:
                         f"    {gate.name}: {'holds' if gate.passed else 'fails'}: {gate.reason}",
                         flush=True,
                     )
-        for behavior in TRUE:
+        for behavior in behaviors:
             if given.n_random:
                 print(
                     behavior,

@@ -16,8 +16,8 @@ SCHEMA = "whenlens.card/1"
 def dose_window(card: Mapping[str, Any]) -> go.Figure:
     """Left, the behavior's rise by dose; right, accuracy and broken traces; the window is shaded.
 
-    The window reaches from the half-effective dose of the fitted Hill curve to the dose at which the model
-    collapses, or to the largest dose where it never does; the dashed line is the dose to deploy.
+    The window reaches from the dose at which the fitted Hill curve has the least effect that counts to that
+    at which the model collapses, or to the largest where it never does; the dashed line is the dose to deploy.
 
     Raises:
         ValueError: when `card` is not of the schema that the figures read.
@@ -47,7 +47,7 @@ def dose_window(card: Mapping[str, Any]) -> go.Figure:
             ),
             row=1, col=2,
         )  # fmt: skip
-    low, high = found["ec50"]["value"], found["collapse"]["value"]
+    low, high = found["onset"]["value"], found["collapse"]["value"]
     for axis in ("", "2"):
         if low is not None and low < (high or last):
             fig.add_shape(

@@ -78,7 +78,7 @@ for card in cards:
 # %% [markdown]
 # ## Dose and response
 #
-# The window reaches from the dose with half of the effect to the dose at which the model falls apart.
+# The window reaches from the dose with the least effect that counts to the dose at which the model falls apart.
 
 # %%
 by_name = {card["direction"]: card for card in cards}

@@ -1,4 +1,4 @@
-"""Dose-response as a fitted object: order, half-effective dose, collapse, and the window between."""
+"""Dose-response as a fitted object: order, half-effective dose, collapse, and the window before it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,8 @@ class DoseResponse:
     """A Hill curve, top x d^slope / (ec50^slope + d^slope), below the dose at which the model collapses.
 
     `mean` [dose] is the mean effect at each of `doses`. `order` is the Spearman correlation of dose and
-    effect up to the deployed dose, dose 0 with effect 0 included. `window` is collapse dose over EC50.
+    effect up to the deployed dose, dose 0 with effect 0 included. `onset` is the dose at which the curve
+    reaches the least effect that counts, `window` collapse dose over onset (the therapeutic index).
     """
 
     doses: tuple[float, ...]
@@ -37,6 +38,7 @@ class DoseResponse:
     top: Bounded
     ec50: Bounded
     slope: Bounded
+    onset: Bounded
     collapse: Bounded
     window: Bounded
 
@@ -68,6 +70,11 @@ def fit_hill(
     return float(found[0]), float(found[1]), float(found[2])
 
 
+def dose_for(effect: float, top: float, ec50: float, slope: float) -> float:
+    """The dose at which a Hill curve reaches an effect; infinite where it never does."""
+    return ec50 * (effect / (top - effect)) ** (1 / slope) if effect < top else np.inf
+
+
 def collapse_dose(
     doses: Float[np.ndarray, " dose"], excess: Float[np.ndarray, " dose"], limit: float
 ) -> float:
@@ -90,6 +97,7 @@ def dose_response(
     groups: Groups,
     broken: Float[np.ndarray, "level problem"],
     limit: float,
+    least: float,
     deployed: float,
     seed: int,
     n_boot: int = 300,
@@ -98,8 +106,9 @@ def dose_response(
 
     `effects` are changes at single points, of which `groups` [point] says the problem; `broken`
     is 1 where a problem's trace is broken, first without an edit (level 0) and then at each dose.
-    `limit` is the rise of the broken share that counts as collapse, `deployed` the dose up to which effects
-    have to grow. Raises ValueError where doses do not ascend or numbers of rows do not match.
+    `limit` is the rise of the broken share that counts as collapse, `least` the least effect that counts,
+    `deployed` the dose up to which effects have to grow. Raises ValueError where doses do not ascend or
+    numbers of rows do not match.
     """
     doses, effects, broken = (finite(x, n) for x, n in
                               ((doses, "doses"), (effects, "effects"), (broken, "broken")))  # fmt: skip
@@ -123,14 +132,15 @@ def dose_response(
     collapse = collapse_dose(doses, share[1:] - share[0], limit)
     held = doses < collapse
     fitted, *curves = (fit_hill(doses[held], m[held]) for m in (effects.mean(1), *means))
-    ec50s = np.array([np.inf if c is None else c[1] for c in curves])
+    onset, *onsets = (np.inf if c is None else dose_for(least, *c) for c in (fitted, *curves))
 
     def part(i: int) -> Bounded:
         value = None if fitted is None else fitted[i]
         return _bounded(value, np.array([np.inf if c is None else c[i] for c in curves]))
 
     grown = doses <= deployed
-    ratio = np.inf if fitted is None else collapse / fitted[1]
+    # Where nothing is reached there is no window, and where nothing collapses none that ends.
+    ratio = collapse / onset if np.isfinite(onset) else np.inf
     return DoseResponse(
         tuple(doses.tolist()),
         tuple(effects.mean(1).tolist()),
@@ -141,8 +151,9 @@ def dose_response(
         part(0),
         part(1),
         part(2),
+        _bounded(onset, np.array(onsets)),
         _bounded(collapse, collapses),
-        _bounded(ratio, np.where(np.isinf(ec50s), np.inf, collapses / ec50s)),
+        _bounded(ratio, np.where(np.isinf(onsets), np.inf, collapses / np.array(onsets))),
     )
 
 

@@ -21,8 +21,8 @@ WORDS = {
 }
 CAPTION = (
     "Left, how much the behavior’s probability rises where it is a choice; right, what becomes of the "
-    "traces. The window, shaded, reaches from the half-effective dose to the dose at which the model "
-    "collapses, or to the largest dose where it never does. Dashed: the dose on trial."
+    "traces. The window, shaded, reaches from the dose with the least effect that counts to the dose at which "
+    "the model collapses, or to the largest dose where it never does. Dashed: the dose on trial."
 )
 
 

@@ -124,19 +124,25 @@ class Trial:
         levels = [self.own.clean_traces[: len(problems)], *rows]
         bad = np.stack([broken(model, traces) for traces in levels])
         limit = self.gates.get("side_effects", {}).get("max_broken", 0.1)
+        least = self.gates.get("sufficiency", {}).get("min_effect", 0.05)
         groups = self.own.report.groups[at]
-        fitted = dose_response(np.array(doses), effects, groups, bad, limit, self.dose, self.seed)
+        fitted = dose_response(
+            np.array(doses), effects, groups, bad, limit, least, self.dose, self.seed
+        )
         effect = float(effects[doses.index(self.dose)].mean())
         opposite = mean_effect(mirror, groups, self.seed)
         share = opposite["effect"] / effect if effect > 0 else None
-        rank, collapse = fitted.order.value or 0.0, fitted.collapse.ci[0]
-        holds = collapse is None or self.dose < collapse
+        rank, onset, collapse = fitted.order.value or 0.0, fitted.onset.value, fitted.collapse.ci[0]
+        holds = onset is not None and onset <= self.dose < (
+            np.inf if collapse is None else collapse
+        )
         passed = rank >= min_order and share is not None and share <= max_mirror and holds
-        ends = "beyond the largest dose" if collapse is None else f"from dose {collapse:g} on"
+        begins = "at no dose" if onset is None else f"from dose {onset:.2g}"
+        ends = "" if collapse is None else f", and the model may collapse from dose {collapse:g}"
         reason = (
             f"effect and dose correlate by {rank:.2f} up to dose {self.dose:g}, the opposite direction "
-            f"has {'no effect to compare' if share is None else f'{share:.0%} of the effect'}, and the "
-            f"model collapses {ends}"
+            f"has {'no effect to compare' if share is None else f'{share:.0%} of the effect'}; the effect "
+            f"counts (over {least:g}) {begins}{ends}"
         )
         details = asdict(fitted) | {
             "accuracy": [float(np.mean([t.correct for t in traces])) for traces in levels],

@@ -36,19 +36,29 @@ def planted(seed, noise=0.1, n=200, collapse=1.2):
 def test_intervals_hold_the_planted_doses_and_the_window_is_their_ratio():
     hits = 0
     for seed in range(20):
-        found = dose_response(DOSES, *planted(seed), 0.1, 2.0, seed)
+        found = dose_response(DOSES, *planted(seed), 0.1, 0.05, 2.0, seed)
         low, high = found.ec50.ci
         hits += low <= 0.35 <= high
         assert found.collapse.value == 1.5
-        assert found.window.value == pytest.approx(1.5 / found.ec50.value)
+        assert found.window.value == pytest.approx(1.5 / found.onset.value)
+        reached = hill(
+            np.array([found.onset.value]), found.top.value, found.ec50.value, found.slope.value
+        )
+        assert reached[0] == pytest.approx(0.05)
     assert hits >= 16
 
 
 def test_a_model_that_never_collapses_has_no_collapse_dose():
-    found = dose_response(DOSES, *planted(0, collapse=9.0), 0.1, 2.0, 0)
+    found = dose_response(DOSES, *planted(0, collapse=9.0), 0.1, 0.05, 2.0, 0)
     assert found.collapse.value is None and found.collapse.ci == (None, None)
     assert found.window.value is None
     assert collapse_dose(DOSES, np.zeros(len(DOSES)), 0.1) == np.inf
+
+
+def test_what_never_reaches_the_least_effect_has_no_onset():
+    found = dose_response(DOSES, *planted(0), 0.1, 0.9, 2.0, 0)
+    assert found.onset.value is None and found.window.value is None
+    assert found.ec50.value == pytest.approx(0.35, abs=0.05)
 
 
 def test_order_is_that_of_ranks():
@@ -61,7 +71,7 @@ def test_only_doses_up_to_the_deployed_one_have_to_grow():
     effects, groups, broken = planted(0)
     effects[6:] = effects[:3].mean(0)  # from dose 1 on it does less
     whole, part = (
-        dose_response(DOSES, effects, groups, broken, 0.1, deployed, 0).order
+        dose_response(DOSES, effects, groups, broken, 0.1, 0.05, deployed, 0).order
         for deployed in (2.0, 0.7)
     )
     assert part.value == pytest.approx(1) and part.ci[0] > 0.8
@@ -71,6 +81,6 @@ def test_only_doses_up_to_the_deployed_one_have_to_grow():
 def test_doses_have_to_ascend_and_rows_to_match():
     effects, groups, broken = planted(0)
     with pytest.raises(ValueError, match="ascending"):
-        dose_response(DOSES[::-1].copy(), effects, groups, broken, 0.1, 2.0, 0)
+        dose_response(DOSES[::-1].copy(), effects, groups, broken, 0.1, 0.05, 2.0, 0)
     with pytest.raises(ValueError, match="rows of effects"):
-        dose_response(DOSES, effects, groups, broken[1:], 0.1, 2.0, 0)
+        dose_response(DOSES, effects, groups, broken[1:], 0.1, 0.05, 2.0, 0)
