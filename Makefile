@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo hybrid diverge test clean
+.PHONY: demo hybrid diverge validate test clean
 
 demo: .venv/ready
 	$(BIN)/whenlens run --pair countdown-rl --out runs/demo
@@ -12,6 +12,9 @@ hybrid: .venv/ready
 
 diverge: .venv/ready
 	$(BIN)/whenlens diverge --pair countdown-rl --out runs/divergence
+
+validate: .venv/ready
+	$(BIN)/whenlens validate countdown-rl --out runs/validation
 
 test: .venv/ready
 	$(BIN)/ruff check interp probes figures tests benchmarks

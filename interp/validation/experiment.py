@@ -12,7 +12,7 @@ from interp.errors import UserError, unknown_name
 from interp.models import Model
 from interp.pairs import Pair, load_pair
 from interp.progress import Progress
-from interp.runs import Run, read_json, write_json
+from interp.runs import Run, content_key, read_json, write_json
 from interp.types import Trace
 from interp.validation.bench import MODELS, Bench
 from interp.validation.candidates import CandidateDirection, read_candidates
@@ -151,6 +151,8 @@ def _card(
     failed = [gate.name for gate in found if not gate.passed]
     own = trial.own.model
     clean, steered = trial.own.clean_traces, trial.traces
+    fit_problems = sorted(set(trial.own.store.groups.tolist()))
+    held_out = candidate.provenance.get("fit_split") == content_key(fit_problems)
     return {
         "schema": SCHEMA,
         "version": importlib.metadata.version("whenlens"),
@@ -175,6 +177,8 @@ def _card(
             ]
         ],
         "provenance": candidate.provenance,
+        # Whoever fitted it elsewhere may have used the very problems that it is tested on.
+        "held_out": held_out or None,
         "config": json.loads(json.dumps(asdict(config))),
     }
 

@@ -51,6 +51,7 @@ def test_a_card_for_each_shipped_direction_says_that_it_passes(run):
     assert {c["direction"] for c in cards} == shipped
     for card in cards:
         assert card["passed"] and not card["failed"]
+        assert card["model"] == "countdown-rl/base"
         assert len(card["gates"]) == 10
         assert all(card["gates"][name]["passed"] is True for name in card["gates"])
         page = run / "cards" / card["direction"].replace("/", "-") / "card.html"
