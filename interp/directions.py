@@ -79,7 +79,7 @@ class DirectionSet:
         """Read what `save` wrote."""
         found: dict[tuple[str, str], Direction] = {}
         with safe_open(path, "pt") as file:
-            for key, fields in (file.metadata() or {}).items():
+            for key, fields in sorted((file.metadata() or {}).items()):
                 direction = Direction(file.get_tensor(key), **json.loads(fields))
                 found[direction.behavior, direction.model] = direction
         return cls(found)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -16,9 +15,7 @@ from interp.export import Export, export_direction, prove
 from tests.interp.export.conftest import direction_for
 
 DOSE = 0.5
-PROVABLE = ["hook", "hf-bias", "gguf"]
-if find_spec("lm_eval"):  # heavy, and so not among the packages for development
-    PROVABLE.append("lm-eval")
+PROVABLE = ["hook", "hf-bias", "gguf", "lm-eval"]
 
 
 @pytest.mark.parametrize("format", PROVABLE)
