@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.errors import UserError, unknown_name
+from interp.errors import unknown_name
 from interp.models import Model
 from probes import MeanDifference
 
@@ -38,13 +38,11 @@ class Direction:
     dtype: str = "float32"
 
     def check_model(self, model: Model) -> None:
-        """Raise `UserError` unless the direction was fitted in this model's coordinates."""
-        if self.tokenizer_hash != model.tokenizer_hash or len(self.vector) != model.d_model:
-            raise UserError(
-                f"The direction for {self.behavior} comes from {self.model} (d_model "
-                f"{len(self.vector)}) and does not fit {model.name} (d_model {model.d_model}): "
-                "use a model with the same width and tokenizer."
-            )
+        """Raise `UserError` unless the model has the width and the tokenizer of the one it was fitted in."""
+        what = f"The direction for {self.behavior}"
+        model.check_direction(
+            what, self.model, len(self.vector), tokenizer_hash=self.tokenizer_hash
+        )
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,20 @@ class Model:
             )
         return layer
 
+    def check_direction(self, what: str, source: str, width: int, **stated: str | None) -> None:
+        """Raise `UserError` unless a direction belongs here, by its width and by what is `stated` of its model.
+
+        `stated` are attributes of the model (`tokenizer_hash`, `fingerprint`); None is not compared.
+        """
+        own = {"d_model": self.d_model} | {name: getattr(self, name) for name in stated}
+        for name, given in ({"d_model": width} | stated).items():
+            if given is not None and given != own[name]:
+                theirs, mine = (str(value)[:16] for value in (given, own[name]))
+                raise UserError(
+                    f"{what} was made for {source} with {name} {theirs}, but {self.name} has {name} {mine}: use "
+                    "it in its own model, or one with the same width, vocabulary and chat template."
+                )
+
     @contextmanager
     def framed(self, frame: Frame):
         """Tell interventions which rows and positions the forward pass inside is about."""

@@ -62,17 +62,7 @@ class Export:
     def check(self, model: Model) -> None:
         """Raise `UserError` unless the edit makes sense in this model."""
         d = self.direction
-        source = f"The direction for {d.behavior} was fitted in {d.model}"
-        if len(d.vector) != model.d_model:
-            raise UserError(
-                f"{source}, whose d_model is {len(d.vector)}; that of {model.name} is {model.d_model}: export "
-                "it for the model it was fitted in."
-            )
-        if d.tokenizer_hash != model.tokenizer_hash:
-            raise UserError(
-                f"{source} with another vocabulary or chat template (SHA-256 {d.tokenizer_hash[:12]}, but "
-                f"{model.tokenizer_hash[:12]} in {model.name}): export it for the model it was fitted in."
-            )
+        d.check_model(model)
         model.check_layer(d.layer)
         length = float(self.shift.norm()) if self.operation == "add" else float(self.unit.norm())
         if not (torch.isfinite(torch.tensor(length)) and length > 0):

@@ -40,23 +40,13 @@ def check_candidate(
             f"{candidate.name!r} belongs at {candidate.hook}, but gates are measured at resid_post: give "
             "a direction of resid_post."
         )
+    says = candidate.provenance
     for layer, vector in candidate.vectors.items():
         model.check_layer(layer)
-        if len(vector) != model.d_model:
-            raise UserError(
-                f"{candidate.name!r} has {len(vector)} numbers, but {model.name} has d_model "
-                f"{model.d_model}: use the model that it was made for."
-            )
-    for field, own in (
-        ("model_fingerprint", model.fingerprint),
-        ("tokenizer_hash", model.tokenizer_hash),
-    ):
-        stated = candidate.provenance.get(field)
-        if stated is not None and stated != own:
-            raise UserError(
-                f"{candidate.name!r} was made for {candidate.provenance.get('model', 'another model')} "
-                f"({field} {stated[:16]}), but {model.name} has {own[:16]}: give its own model with --model."
-            )
+        model.check_direction(
+            repr(candidate.name), says.get("model", "a model"), len(vector),
+            fingerprint=says.get("model_fingerprint"), tokenizer_hash=says.get("tokenizer_hash"),
+        )  # fmt: skip
 
 
 def split_model(model: str, pair: str | None) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """`whenlens validate`: shipped directions get a card that passes, others are told from them or refused."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from interp.cli import main
 from interp.pairs import BUILT_IN, weights_folder
 from tests.commands import small
-from tests.commands.small import finish, refused
+from tests.commands.small import finish
 
 CODE = """
 from dataclasses import dataclass
@@ -66,7 +68,7 @@ def test_no_other_pair_ships_directions():
 
 @pytest.mark.slow
 def test_noise_at_a_shipped_direction_s_place_exits_with_3(run, tmp_path):
-    noise = np.random.default_rng(0).normal(size=128).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=160).astype(np.float32)
     np.save(tmp_path / "noise.npy", noise)
     process = start(f"{tmp_path / 'noise.npy'} --layer 2 --behavior verification", run)
     printed, errors = process.communicate()
@@ -84,20 +86,31 @@ def changed(path: Path, **fields: str) -> Path:
     return path
 
 
-def test_what_does_not_belong_in_the_model_is_refused_with_the_difference(tmp_path):
+def said(monkeypatch, capsys, *arguments: str) -> str:
+    """What the command says when it refuses."""
+    monkeypatch.setattr(sys, "argv", ["whenlens", "validate", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_what_does_not_belong_in_the_model_is_refused_with_the_difference(
+    tmp_path, monkeypatch, capsys
+):
     other = changed(tmp_path / "other.safetensors", model_fingerprint="f" * 64)
     words = changed(tmp_path / "words.safetensors", tokenizer_hash="0" * 64)
     wide, plain = tmp_path / "wide.npy", tmp_path / "plain.npy"
     np.save(wide, np.ones(64, np.float32))
-    np.save(plain, np.ones(128, np.float32))
+    np.save(plain, np.ones(160, np.float32))
     out = tmp_path / "run"
     cases = {
-        f"{other}": ("model_fingerprint ffffffff", "but countdown-rl/base has"),
+        f"{other}": ("fingerprint ffffffff", "but countdown-rl/base has"),
         f"{words}": ("tokenizer_hash 00000000", "but countdown-rl/base has"),
-        f"{wide} --layer 2 --behavior verification": ("64 numbers", "d_model 128"),
+        f"{wide} --layer 2 --behavior verification": ("d_model 64", "d_model 160"),
         f"{plain} --layer 9 --behavior verification": ("9",),
         f"{plain} --layer 2 --behavior verfication": ("did you mean verification",),
-        f"{plain} --layer 2": ("--behavior",),
+        f"{plain} --layer 2": ("no word on its behavior",),
         f"{plain} --layer 2 --behavior verification --hook resid_mid": ("resid_mid", "resid_post"),
         f"{SHIPPED} --only verificaton": ("did you mean",),
         f"{SHIPPED} --model countdown-rl": ("PAIR/base or PAIR/thinking",),
@@ -107,6 +120,7 @@ def test_what_does_not_belong_in_the_model_is_refused_with_the_difference(tmp_pa
         "countdown-distilled --model countdown-distilled/base": ("No directions are shipped",),
     }
     for arguments, words_ in cases.items():
-        said = refused(start(arguments, out))
-        assert all(w in said for w in words_), (arguments, said)
+        found = said(monkeypatch, capsys, *arguments.split(), "--out", str(out))
+        assert all(w in found for w in words_), (arguments, found)
+        assert "Traceback" not in found
     assert not out.exists()

@@ -159,9 +159,9 @@ def test_a_missing_direction_names_the_nearest(tiny):
 def test_a_direction_fits_only_its_own_coordinates(tiny, sharp):
     direction(tiny).check_model(tiny)
     direction(tiny).check_model(sharp)
-    with pytest.raises(UserError, match="verification comes from tiny"):
+    with pytest.raises(UserError, match="verification was made for tiny with d_model 16"):
         direction(tiny, vector=torch.zeros(16)).check_model(tiny)
-    with pytest.raises(UserError, match="tokenizer"):
+    with pytest.raises(UserError, match="tokenizer_hash other"):
         direction(tiny, tokenizer_hash="other").check_model(tiny)
 
 

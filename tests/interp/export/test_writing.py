@@ -214,11 +214,11 @@ def test_the_vllm_file_is_an_edit_that_transformer_lens_applies(sharp, direction
         ("hook", {"dose": 0.0}, "length 0.0: expected a finite direction"),
         ("hook", {"dose": float("nan")}, "expected a finite direction"),
         ("hook", {"layer": 3}, "Layer 3 is out of range"),
-        ("hook", {"vector": torch.ones(16)}, "whose d_model is 16; that of sharp is 32"),
+        ("hook", {"vector": torch.ones(16)}, "d_model 16, but sharp has d_model 32"),
         (
             "hook",
             {"tokenizer_hash": "0123456789abcdef"},
-            "another vocabulary or chat template .*0123456789ab",
+            "tokenizer_hash 0123456789abcdef, but sharp has tokenizer_hash",
         ),
     ],
 )
