@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("foreign", type=Path, help=f"finished run of {FOREIGN}")
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
     parser.add_argument("--n-random", type=int, default=200, help="random directions a behavior")
+    parser.add_argument("--no-faults", action="store_true", help="random directions alone")
     parser.add_argument("--only", choices=TRUE, help="one of the behaviors")
     given = parser.parse_args()
     behaviors = TRUE if given.only is None else (given.only,)
@@ -109,7 +110,7 @@ def main() -> None:
     gates, wrong = read_gates(), 0
     with torch.no_grad():
         bench = Bench.prepare(run, load_pair(PAIR), "base", config, Progress())
-        for behavior in behaviors:
+        for behavior in () if given.no_faults else behaviors:
             for name, (claimed, vectors, dose, should) in faults(
                 bench, own, foreign, behavior
             ).items():
