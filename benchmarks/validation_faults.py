@@ -1,4 +1,4 @@
-"""Do the gates tell good directions from bad ones? True directions, planted faults, and 200 random ones.
+"""Do the gates tell good directions from bad ones? True directions, planted faults, and random ones.
 
     whenlens run --pair countdown-rl --out runs/demo
     whenlens run --pair countdown-distilled --out runs/distilled
@@ -29,7 +29,7 @@ from interp.validation.gates import read_gates
 from interp.validation.trial import Trial
 
 PAIR, FOREIGN = "countdown-rl", "countdown-distilled"
-TRUE = ("subgoal-setting", "verification", "backtracking")
+TRUE = ("subgoal-setting", "verification")
 CHEAP_FIRST = (
     "transfer", "redundancy", "specificity", "prompt", "side_effects", "sufficiency", "dose_response",
     "necessity", "fired", "stability",
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help=f"finished run of {PAIR}")
     parser.add_argument("foreign", type=Path, help=f"finished run of {FOREIGN}")
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
-    parser.add_argument("--n-random", type=int, default=200, help="random directions a behavior")
+    parser.add_argument("--n-random", type=int, default=100, help="random directions a behavior")
     parser.add_argument("--no-faults", action="store_true", help="random directions alone")
     parser.add_argument("--only", choices=TRUE, help="one of the behaviors")
     given = parser.parse_args()

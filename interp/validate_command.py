@@ -11,6 +11,8 @@ from rich.table import Table
 from interp.command import NReport, RunFolder, command_line, console, stoppable
 from interp.errors import UserError
 
+MAX_DOSE = 100
+
 
 def validate(
     direction: Annotated[
@@ -57,8 +59,10 @@ def validate(
     from interp.validation.experiment import run_validation, split_model
     from interp.validation.gates import read_gates
 
-    if dose is not None and not 0 < dose < float("inf"):
-        raise UserError(f"--dose is {dose:g}: expected a number above 0, in mean residual norms.")
+    if dose is not None and not 0 < dose <= MAX_DOSE:
+        raise UserError(
+            f"--dose is {dose:g}: expected a number above 0 and at most {MAX_DOSE}, in mean residual norms."
+        )
     thresholds = read_gates(gates)
     folder, _ = split_model(model, pair)
     config = Config(pair=folder, seed=seed, n_report=n_report, n_random=n_random)

@@ -107,13 +107,15 @@ def dose_response(
     `effects` are changes at single points, of which `groups` [point] says the problem; `broken`
     is 1 where a problem's trace is broken, first without an edit (level 0) and then at each dose.
     `limit` is the rise of the broken share that counts as collapse, `least` the least effect that counts,
-    `deployed` the dose up to which effects have to grow. Raises ValueError where doses do not ascend or
-    numbers of rows do not match.
+    `deployed` the dose up to which effects have to grow. Raises ValueError where doses do not ascend,
+    numbers of rows do not match, or `least` is not above 0.
     """
     doses, effects, broken = (finite(x, n) for x, n in
                               ((doses, "doses"), (effects, "effects"), (broken, "broken")))  # fmt: skip
     if (np.diff(doses) <= 0).any() or doses[0] <= 0:
         raise ValueError(f"doses are {doses.tolist()}, expected ascending numbers above 0")
+    if least <= 0:
+        raise ValueError(f"the least effect that counts is {least}, expected a number above 0")
     if len(effects) != len(doses) or len(broken) != len(doses) + 1:
         raise ValueError(
             f"{len(effects)} rows of effects and {len(broken)} of broken, expected one for each of the "

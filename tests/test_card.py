@@ -10,6 +10,7 @@ import pytest
 
 from figures.card import dose_window
 from interp.validation.card import WORDS, write_card
+from interp.validation.experiment import _folders
 from interp.validation.gates import read_gates
 
 text = runpy.run_path(str(Path(__file__).parent / "figures" / "pages.py"))["text"]
@@ -152,6 +153,12 @@ def test_without_collapse_the_window_is_open_and_without_onset_there_is_none():
     assert {s.x1 for s in dose_window(card).layout.shapes if s.type == "rect"} == {1.0}
     found["onset"] = {"value": None, "ci": [None, None]}
     assert not [s for s in dose_window(card).layout.shapes if s.type == "rect"]
+
+
+def test_every_candidate_has_a_folder_of_its_own_inside_the_run():
+    found = _folders(["a b", "a/b", "a-b", "../../etc", "..", ""])
+    assert len(set(found)) == 6
+    assert not any("/" in name or name.startswith(".") for name in found)
 
 
 def test_a_card_without_dose_response_says_so_and_another_file_is_refused():

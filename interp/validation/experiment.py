@@ -97,7 +97,7 @@ def run_validation(
     for candidate in here:
         check_candidate(candidate, own, config.behaviors)
     run = Run(out, json.loads(json.dumps(asdict(config))))
-    cards = []
+    cards, folders = [], _folders([c.name for c in here])
     with torch.no_grad():
         bench = Bench.prepare(run, loaded, which, config, progress)
         for number, candidate in enumerate(here):
@@ -111,11 +111,12 @@ def run_validation(
                     write_json(folder / "card.json", card | {"dose_given": dose is not None})
 
             inputs = [
-                candidate.name, candidate.behavior, dose, json.loads(json.dumps(gates)),
-                {n: v.tolist() for n, v in candidate.vectors.items()}, own.fingerprint, which,
+                candidate.name, candidate.behavior, candidate.hook, candidate.provenance, dose,
+                json.loads(json.dumps(gates)), {n: v.tolist() for n, v in candidate.vectors.items()},
+                which, loaded.base.fingerprint, loaded.thinking.fingerprint, loaded.prompt,
             ]  # fmt: skip
             card = read_json(run.stage(f"card-{number}", inputs, work) / "card.json")
-            target = out / "cards" / _file_name(candidate.name)
+            target = out / "cards" / folders[number]
             target.mkdir(parents=True, exist_ok=True)
             write_json(target / "card.json", card)
             write_card(card, target / "card.html")
@@ -123,10 +124,14 @@ def run_validation(
     return cards
 
 
-def _file_name(name: str) -> str:
-    """A folder for a candidate's name: it never leaves the run's folder."""
-    kept = "".join(c if c.isalnum() or c in "-_@" else "-" for c in name)
-    return kept.strip("-") or "direction"
+def _folders(names: list[str]) -> list[str]:
+    """A folder for each candidate's name: none leaves the run's folder, and no two are the same."""
+    found: list[str] = []
+    for name in names:
+        kept = "".join(c if c.isalnum() or c in "-_@" else "-" for c in name).strip("-")
+        kept = kept or "direction"
+        found.append(f"{kept}-{len(found)}" if kept in found else kept)
+    return found
 
 
 def _card(
@@ -154,6 +159,7 @@ def _card(
         "tokenizer_hash": own.tokenizer_hash,
         "pair": pair.name,
         "layers": sorted(candidate.vectors),
+        "main_layer": trial.steering.main_layer,
         "hook": candidate.hook,
         "dose": trial.dose,
         "passed": not failed,

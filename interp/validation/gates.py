@@ -1,5 +1,6 @@
 """What a direction has to show, declared before it is measured."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -82,8 +83,16 @@ def read_gates(path: Path | None = None) -> Thresholds:
         for name, value in thresholds.items():
             if name not in known[gate]:
                 raise unknown_name(f"threshold of gate {gate}", str(name), known[gate])
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise UserError(f"{gate}.{name} is {value!r} in {str(path)!r}: expected a number.")
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value):
+                raise UserError(
+                    f"{gate}.{name} is {value!r} in {str(path)!r}: expected a finite number."
+                )
+            if (gate, name) == ("sufficiency", "min_effect") and value <= 0:
+                raise UserError(
+                    f"{gate}.{name} is {value!r} in {str(path)!r}: expected a number above 0, the least "
+                    "effect that counts."
+                )
             found[gate][name] = float(value)
     if not found:
         raise UserError(f"{str(path)!r} sets every gate to false: leave at least one.")

@@ -73,6 +73,21 @@ def compare_traces(
     return table
 
 
+def share_change(
+    before: Sequence[Sequence[Segment]],
+    after: Sequence[Sequence[Segment]],
+    behavior: str | None,
+    seed: int,
+) -> dict:
+    """Change of the share of segments with a label (None: without one) as `{effect, ci}`, over traces."""
+    parts = []
+    for rows in (after, before):
+        parts.append(np.array([sum(s.behavior == behavior for s in row) for row in rows], float))
+        parts.append(np.array([len(row) for row in rows], float))
+    found = paired_ratio_bootstrap(*parts, seed=seed)
+    return {"effect": found.value, "ci": [found.ci.low, found.ci.high]}
+
+
 @torch.no_grad()
 def log_probabilities(
     model: Model, traces: Sequence[Trace]
@@ -105,8 +120,8 @@ def neutral_text(
 ) -> dict[str, dict]:
     """KL(clean||steered) a token, in nats, on the same text, by where it stands; and perplexity.
 
-    `starts` are the tokens that begin a segment, where steering is meant to act; `prompt`, `think` and
-    `answer` are all others. Intervals are over traces.
+    `starts` are the tokens that begin a segment or end the text, where steering is meant to act; `prompt`,
+    `think` and `answer` are all others. Intervals are over traces.
     """
     parts: dict[str, list[tuple[float, int]]] = {
         n: [] for n in ("prompt", "think", "answer", "starts")
@@ -120,6 +135,8 @@ def neutral_text(
             if part.behavior == "final-answer":
                 place[part.start : part.end] = "answer"
             place[part.start] = "starts"
+        if row:
+            place[row[-1].end :] = "starts"  # to end the text is a choice, too
         place = place[1:]  # row t says token t + 1
         for name, rows in parts.items():
             rows.append((float(kl[place == name].sum()), int((place == name).sum())))

@@ -30,47 +30,69 @@ def stability(evidence: Evidence, min_cosine: float) -> Gate:
     """Cosine of the direction with refits: resampled problems, other problems, other reads and annotators.
 
     The estimate is the mean over `N_REFITS` bootstrap resamples of the fit problems; it counts together
-    with the refit on the report split's problems, which are all others.
+    with the refit on the report split's problems, which are all others. Of several layers the worst counts.
+    The null is the 95th percentile of the cosines that null directions have with the refit on all of fit.
     """
     subject, behavior = evidence.subject, evidence.name
     store, report = subject.store, evidence.bench.report
-    hook = hook_name("resid_post", evidence.steering.main_layer)
-    vector = evidence.steering.main[0].double().numpy()
     try:
         y, y_report = (check_labels(s, behavior) for s in (store, report))
     except ValueError as error:
         return Gate("stability", None, str(error))
-
-    def refit(store: ActivationStore, y: np.ndarray, read: str = "before", rows=None):
-        x, rows = store[hook, read], np.arange(len(y)) if rows is None else rows
-        found = mean_difference(x[rows], y[rows], "matched", store.previous[rows])
-        return float(found @ vector / max(np.linalg.norm(found) * np.linalg.norm(vector), 1e-12))
-
     groups = np.unique(store.groups, return_inverse=True)[1]
     weights = bootstrap_weights(int(groups.max()) + 1, N_REFITS, subject.config.seed)
-    cosines = [
-        refit(store, y, rows=np.repeat(np.arange(len(groups)), w[groups].astype(int)))
-        for w in weights
+    resampled = [
+        np.repeat(np.arange(len(groups)), w[groups].astype(int)) for w in weights.astype(int)
     ]
-    elsewhere = refit(report, y_report)
-    details = {
-        "other_problems": elsewhere,
-        "reads": {read: refit(store, y, read) for read in ("before", "mean")},
-        "annotators": {},
+
+    def refit(layer: int, store: ActivationStore, y: np.ndarray, read: str = "before", rows=None):
+        rows = np.arange(len(y)) if rows is None else rows
+        x = store[hook_name("resid_post", layer), read]
+        return mean_difference(x[rows], y[rows], "matched", store.previous[rows])
+
+    def at(layer: int, vector: Float[np.ndarray, " d_model"], others: Tensor) -> dict:
+        cosines = [cosine(refit(layer, store, y, rows=rows), vector) for rows in resampled]
+        own = refit(layer, store, y)
+        chance = [cosine(own, other) for other in others.double().numpy()]
+        found = {
+            "mean": float(np.mean(cosines)),
+            "ci": [float(q) for q in np.quantile(cosines, [0.025, 0.975])],
+            "other_problems": cosine(refit(layer, report, y_report), vector),
+            "null": float(np.quantile(chance, 0.95)),
+            "reads": {r: cosine(refit(layer, store, y, r), vector) for r in ("before", "mean")},
+            "annotators": {},
+        }
+        for name in ANNOTATORS:
+            rows = [annotate(row, name) for row in subject.fit_segments]
+            labeled = np.array([s.behavior == behavior for row in rows for s in row])
+            after = store.previous[labeled]
+            able = any(not labeled[store.previous == kind].all() for kind in np.unique(after))
+            again = cosine(refit(layer, store, labeled), vector) if able else None
+            found["annotators"][name] = again
+        return found
+
+    steering, nulls = evidence.steering, evidence.nulls
+    layers = {
+        layer: at(layer, steering.vectors[0, k].double().numpy(), nulls.vectors[:, k])
+        for k, layer in enumerate(steering.layers)
     }
-    for name in ANNOTATORS:
-        rows = [annotate(row, name) for row in subject.fit_segments]
-        labeled = np.array([s.behavior == behavior for row in rows for s in row])
-        after = store.previous[labeled]
-        able = any(not labeled[store.previous == kind].all() for kind in np.unique(after))
-        details["annotators"][name] = refit(store, labeled) if able else None
-    mean, low, high = float(np.mean(cosines)), *np.quantile(cosines, [0.025, 0.975])
-    reason = (
-        f"refits on resampled problems have a mean cosine of {mean:.2f} with it, a refit on other problems "
-        f"has {elsewhere:.2f}"
+    worst = min(
+        layers, key=lambda layer: min(layers[layer]["mean"], layers[layer]["other_problems"])
     )
-    passed = min(mean, elsewhere) >= min_cosine
-    return Gate("stability", passed, reason, mean, (float(low), float(high)), None, details)
+    found = layers[worst]
+    least = min(found["mean"], found["other_problems"])
+    reason = (
+        f"refits on resampled problems have a mean cosine of {found['mean']:.2f} with it, a refit on other "
+        f"problems has {found['other_problems']:.2f}, null directions have up to {found['null']:.2f}"
+    )
+    passed = bool(least >= min_cosine and least > found["null"])
+    details = {"layer": worst, "layers": layers}
+    return Gate("stability", passed, reason, found["mean"], found["ci"], found["null"], details)
+
+
+def cosine(a: Float[np.ndarray, " d_model"], b: Float[np.ndarray, " d_model"]) -> float:
+    """Cosine of two vectors; 0 where one has no length."""
+    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
 
 
 Setting = tuple[DecisionPoints, Bool[np.ndarray, " point"]]
@@ -125,11 +147,11 @@ def redundancy(evidence: Evidence, min_share: float) -> Gate:
     key = hook_name("resid_post", layer), "before"
     y, y_report = (s.labels == evidence.name for s in (evidence.subject.store, report))
     x, x_report = evidence.subject.store[key], report[key]
-    readable = removal(x, y, x_report, y_report, N_REMOVALS, vector.double().numpy()).auroc
     y_own = thinking.store.labels == evidence.name
-    if whole <= 0 or not y_own.any():
+    if whole <= 0 or any(not labels.any() or labels.all() for labels in (y, y_report, y_own)):
         reason = f"{thinking.model.name} never shows {evidence.name}, so nothing can be removed"
-        return Gate("redundancy", None, reason, details={"auroc": readable})
+        return Gate("redundancy", None, reason)
+    readable = removal(x, y, x_report, y_report, N_REMOVALS, vector.double().numpy()).auroc
 
     def left(edit: Above) -> Float[np.ndarray, " choice"]:
         resid = edit(layer, thinking.report.resid[layer][None])
@@ -165,7 +187,7 @@ def redundancy(evidence: Evidence, min_share: float) -> Gate:
     details = {
         "leace": all_linear, "removed_by_step": [0.0, *curve], "auroc_by_step": readable,
     }  # fmt: skip
-    passed = bool(share >= min_share * all_linear and low > null)
+    passed = bool(share >= min_share * all_linear > 0 and low > null)
     return Gate("redundancy", passed, reason, share, (low, high), null, details)
 
 

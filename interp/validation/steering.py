@@ -36,10 +36,10 @@ class Steering:
     ) -> "Steering":
         """One direction from raw vectors by layer."""
         layers = tuple(sorted(vectors))
-        sizes = {n: float(vectors[n].norm()) / units[n] for n in layers}
+        sizes = {n: float(vectors[n].double().norm()) / units[n] for n in layers}
         main = max(layers, key=sizes.__getitem__)
-        stacked = torch.stack([vectors[n] for n in layers])[None].float()
-        return cls(layers, stacked / sizes[main], main)
+        stacked = torch.stack([vectors[n] for n in layers])[None].double()
+        return cls(layers, (stacked / sizes[main]).float(), main)
 
     def lengthen(self, others: Float[Tensor, "direction layer d_model"]) -> "Steering":
         """Other directions, at each layer as long as the first of these."""

@@ -9,7 +9,7 @@ import numpy as np
 from interp.causal import ArmResult, rate_change, specific
 from interp.curves import mean_effect
 from interp.interventions import Audit, intervene
-from interp.types import Trace
+from interp.types import BEHAVIORS, Trace
 from interp.validation.evidence import Evidence
 from interp.validation.gates import Gate, Thresholds
 from interp.validation.quality import (
@@ -18,6 +18,7 @@ from interp.validation.quality import (
     lengths,
     log_probabilities,
     neutral_text,
+    share_change,
 )
 from interp.validation.robustness import redundancy, stability, transfer
 from probes import bootstrap_weights, dose_response, percentile_interval
@@ -27,6 +28,7 @@ GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
 N_COLLAPSE = 100
 """Report problems on which each of these doses generates."""
 N_NEUTRAL = 100
+UNLABELED = "text without a label"
 N_BOOT = 1000
 
 
@@ -94,24 +96,35 @@ class Trial:
         return Gate("necessity", passed, reason, a["effect"], a["ci"], a["null_q05"], a)
 
     def specificity(self, max_share: float) -> Gate:
-        """Other behaviors rise by little beside this one."""
+        """Other behaviors rise by little beside this one, and so does what has no label.
+
+        Of behaviors that are not under test, and of sentences without one, the share of segments counts.
+        """
         found = {
             b: rate_change(self.bench.clean, self.steered, j, self.seed)
             for j, b in enumerate(self.own.behaviors)
         }
-        own = found.pop(self.behavior)["effect"]
+        own = found.pop(self.behavior)
+        before, after = (
+            self.bench.segments(traces) for traces in (self.own.clean_traces, self.traces)
+        )
+        for label in (*BEHAVIORS, None):
+            if label not in self.own.behaviors:
+                found[label or UNLABELED] = share_change(before, after, label, self.seed)
         worst = max(found, key=lambda b: found[b]["effect"])
         rise = found[worst]["effect"]
-        if own <= 0:
-            reason = f"its own behavior changes by {own:+.3f}"
+        reason = f"{worst} changes by {rise:+.3f}, this behavior by {own['effect']:+.3f}"
+        if own["effect"] <= 0:
             return Gate("specificity", False, reason, details=found)
-        share = max(rise, 0.0) / own
-        reason = f"{worst} changes by {rise:+.3f}, this behavior by {own:+.3f}"
-        return Gate("specificity", share <= max_share, reason, share, details=found)
+        share = max(rise, 0.0) / own["effect"]
+        sure = own["ci"] is not None and own["ci"][0] > 0
+        return Gate("specificity", sure and share <= max_share, reason, share, details=found)
 
     def dose_response(self, min_order: float, max_mirror: float) -> Gate:
         """More of it does more, up to the dose to deploy, and the model holds at that dose."""
-        doses = sorted({*GRID, self.dose})
+        # Two of them below the dose to deploy, however small that is: one point has no order.
+        third = round(self.dose / 3, 6)
+        doses = sorted({*GRID, third, 2 * third, self.dose})
         i = self.evidence.behavior
         at = self.own.report_at[i]
         effects = self.steering.changes(self.own.report, doses)[0, :, i][:, at]
@@ -221,7 +234,8 @@ class Trial:
             return specific(after - before, i, 1)
 
         steered, asked = alone(self.steered), alone(told)
-        gain = steered - asked
+        # A prompt that harms is no excuse for a direction that does nothing.
+        gain = steered - np.maximum(asked, 0.0)
         ci = percentile_interval(gain[1:], 0.95)
         passed = ci.low > min_gain
         reason = (

@@ -84,3 +84,5 @@ def test_doses_have_to_ascend_and_rows_to_match():
         dose_response(DOSES[::-1].copy(), effects, groups, broken, 0.1, 0.05, 2.0, 0)
     with pytest.raises(ValueError, match="rows of effects"):
         dose_response(DOSES, effects, groups, broken[1:], 0.1, 0.05, 2.0, 0)
+    with pytest.raises(ValueError, match="above 0"):
+        dose_response(DOSES, effects, groups, broken, 0.1, 0.0, 2.0, 0)

@@ -19,8 +19,11 @@ def test_gates_not_named_keep_their_thresholds_and_false_leaves_one_out(tmp_path
     [
         ("stabilty: {min_cosine: 0.9}", "did you mean stability"),
         ("stability: {min_cosin: 0.9}", "did you mean min_cosine"),
-        ("stability: {min_cosine: high}", "expected a number"),
-        ("stability: {min_cosine: true}", "expected a number"),
+        ("stability: {min_cosine: high}", "expected a finite number"),
+        ("stability: {min_cosine: true}", "expected a finite number"),
+        ("side_effects: {max_kl: .inf}", "finite number"),
+        ("side_effects: {max_kl: .nan}", "finite number"),
+        ("sufficiency: {min_effect: 0}", "above 0"),
         ("stability: 0.9", "expected false, or thresholds"),
         ("- stability", "holds list"),
         ("", "holds NoneType"),

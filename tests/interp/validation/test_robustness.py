@@ -35,12 +35,15 @@ def test_stability_is_the_cosine_with_differences_of_means_made_by_hand(bench, c
         key = next(k for k in store.values if str(LAYER) in k[0] and k[1] == "before")
         by_hand = matched(store[key].astype(float), store.labels == "verification", store.previous)
         expected = cosine(by_hand, checks.double().numpy())
-        value = found.details["reads"]["before"] if name == "fit" else found.estimate
-        if name == "report":
-            value = found.details["other_problems"]
+        here = found.details["layers"][LAYER]
+        value = here["reads"]["before"] if name == "fit" else here["other_problems"]
         assert value == pytest.approx(expected, abs=1e-4)
-    # The direction is the fit itself.
-    assert found.details["reads"]["before"] == pytest.approx(1, abs=1e-4)
+        if name == "fit":  # the direction is the fit itself
+            assert value == pytest.approx(1, abs=1e-4)
+            chance = [
+                cosine(by_hand, v[LAYER].double().numpy()) for v in bench.nulls("verification")
+            ]
+            assert found.null == pytest.approx(np.quantile(chance, 0.95), abs=1e-4)
     assert found.ci[0] <= found.estimate <= found.ci[1] <= 1
     assert found.passed
 
@@ -51,6 +54,23 @@ def test_noise_and_the_opposite_direction_are_not_stable(bench, checks):
         found = stability(Evidence(bench, "verification", {LAYER: vector}, 0.3), 0.5)
         assert not found.passed
         assert low <= found.estimate <= high
+
+
+def test_of_several_layers_the_one_that_is_no_refit_counts(bench, checks):
+    noise = torch.randn(len(checks), generator=torch.Generator().manual_seed(0))
+    noise *= checks.norm() / noise.norm() / 2
+    found = stability(Evidence(bench, "verification", {0: noise, LAYER: checks}, 0.3), 0.5)
+    assert not found.passed
+    assert found.details["layer"] == 0
+    assert found.details["layers"][LAYER]["mean"] > 0.8
+
+
+def test_a_direction_no_nearer_than_chance_is_not_stable(bench, checks):
+    nulls = bench.nulls("verification")[:, LAYER]
+    near = max(nulls, key=lambda v: cosine(v.double().numpy(), checks.double().numpy()))
+    found = stability(Evidence(bench, "verification", {LAYER: near}, 0.3), -1.0)
+    least = min(found.estimate, found.details["layers"][LAYER]["other_problems"])
+    assert found.passed == (least > found.null)
 
 
 class Planted(Evidence):

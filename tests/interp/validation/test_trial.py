@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from interp.types import BEHAVIORS
 from interp.validation.evidence import Evidence
 from interp.validation.gates import read_gates
 from interp.validation.trial import Trial
@@ -62,10 +63,17 @@ def test_better_than_a_prompt_is_the_difference_of_specific_rises(bench, trial):
         own = change.pop("verification")
         return own - max(0.0, *change.values())
 
-    assert found.estimate == pytest.approx(alone(steered) - alone(told), abs=1e-9)
+    assert found.estimate == pytest.approx(alone(steered) - max(0.0, alone(told)), abs=1e-9)
     assert found.passed
     assert not trial.prompt(1.0).passed
     assert all(bench.words in t.prompt for t in bench.told)
+
+
+@pytest.mark.parametrize("behavior", ["verification", "backtracking", "uncertainty-estimation"])
+def test_what_does_nothing_is_not_better_than_a_prompt_that_harms(bench, behavior):
+    noise = torch.randn(bench.own.model.d_model, generator=torch.Generator().manual_seed(4))
+    trial = Trial(Evidence(bench, behavior, {LAYER: noise}, 1e-3), read_gates())
+    assert not trial.prompt(**read_gates()["prompt"]).passed
 
 
 def test_specificity_is_the_largest_other_rise_as_a_share(bench, trial):
@@ -74,8 +82,16 @@ def test_specificity_is_the_largest_other_rise_as_a_share(bench, trial):
     steered = rates(bench, trial.traces, behaviors, after)
     change = {b: steered[b] - clean[b] for b in behaviors}
     own = change.pop("verification")
+    for label in (*BEHAVIORS, None):
+        if label not in behaviors:
+            shares = []
+            for traces in (trial.traces, bench.own.clean_traces):
+                labels = [s.behavior for row in bench.segments(traces) for s in row]
+                shares.append(labels.count(label) / len(labels))
+            change[label] = shares[0] - shares[1]
     share = max(0.0, *change.values()) / own
     found = trial.specificity(share + 1e-6)
+    assert len(found.details) == len(BEHAVIORS)
     assert found.estimate == pytest.approx(share, abs=1e-9)
     assert found.passed
     assert not trial.specificity(share - 1e-6).passed
@@ -108,6 +124,14 @@ def test_a_direction_without_length_or_chance_of_its_own_gives_the_dose_on_selec
     longer = Evidence(bench, "verification", {LAYER: 7 * checks}, None)
     assert longer.dose == chosen.dose
     torch.testing.assert_close(longer.steering.vectors, chosen.steering.vectors)
+
+
+def test_a_length_near_the_edge_of_float32_is_the_same_direction(bench, checks):
+    expected = Evidence(bench, "verification", {LAYER: checks}, 0.3).steering.vectors
+    for scale in (1e18, 1e-20):
+        unit = checks / checks.norm() * scale
+        found = Evidence(bench, "verification", {LAYER: unit}, 0.3).steering.vectors
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_necessity_takes_the_behavior_from_the_thinking_model(bench, trial):
