@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 from interp.errors import UserError
+from interp.loading import open_checkpoint
 
 _SENTENCE_END = re.compile(r"[.!?]['\")\]]*\s*$|\n")
 
@@ -111,58 +110,28 @@ class Model:
             self.frame = previous
 
 
-def fingerprint(folder: Path) -> str:
-    """A short SHA-256 of a checkpoint's weights and configuration."""
-    digest = hashlib.sha256()
-    files = sorted(folder.glob("*.safetensors")) + [folder / "config.json"]
-    for file in files:
-        digest.update(file.name.encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+def load_model(
+    spec: str | Path,
+    name: str | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+) -> Model:
+    """Load a causal language model as a raw-mode `TransformerBridge`.
 
-
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing bars of its own."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def load_model(folder: str | Path, name: str | None = None, device: str | None = None) -> Model:
-    """Load a Hugging Face checkpoint folder in float32 as a raw-mode `TransformerBridge`.
-
-    Nothing is downloaded and no remote code is run. A GPU is used where there is one. Raises
-    `UserError` where the folder holds no safetensors checkpoint.
+    `spec` is a Hugging Face checkpoint folder, a folder with a PEFT adapter (merged into its base), a GGUF
+    file (dequantized), or the id of a model on the hub, at `revision`. Nothing is downloaded for a path,
+    and no remote code is run. On a CPU numbers are float32; a GPU is used where there is one, in the
+    checkpoint's own format. Raises `UserError` where there is no such model.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{str(folder)!r} holds no checkpoint: expected a folder with config.json, "
-            "*.safetensors and tokenizer files; check the path."
-        )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        with no_progress_bar():
-            weights: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
-            )
-    except Exception as error:  # transformers raises almost anything for a damaged checkpoint
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{str(folder)!r} holds no checkpoint that transformers can read ({first}): expected "
-            "config.json, *.safetensors and tokenizer files of one causal language model."
-        ) from error
-    weights.to(device).requires_grad_(False)
+    found = open_checkpoint(spec, torch.float32 if device == "cpu" else "auto", revision)
+    found.weights.to(device).requires_grad_(False)
     bridge = TransformerBridge.boot_transformers(
-        str(folder), hf_model=weights.eval(), tokenizer=tokenizer
+        str(spec), hf_model=found.weights.eval(), tokenizer=found.tokenizer
     )
-    return Model(name or folder.name, bridge, tokenizer, fingerprint(folder))
+    return Model(
+        name or Path(spec).name.removesuffix(".gguf"), bridge, found.tokenizer, found.fingerprint
+    )
 
 
 def left_pad(

@@ -14,7 +14,8 @@ from interp.errors import UserError
 from interp.export.checkpoint import checkpoint_of, plain_model, transformer_of
 from interp.export.hugging_face import HuggingFace
 from interp.export.request import Export
-from interp.models import Model, no_progress_bar
+from interp.loading import no_progress_bar
+from interp.models import Model
 
 BIASED = ("llama",)
 """Model types with an option in their configuration for a bias on the last weight of the MLP."""

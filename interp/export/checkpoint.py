@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from interp.errors import UserError
-from interp.models import Model, fingerprint, no_progress_bar
+from interp.loading import fingerprint, no_progress_bar
+from interp.models import Model
 
 
 def transformer_of(model: Model) -> Any:

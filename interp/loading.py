@@ -1,0 +1,148 @@
+"""Where weights come from: a checkpoint folder, an adapter on one, a GGUF file, or the hub."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from interp.errors import UserError
+from interp.runs import read_json
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+"""What is fetched of a repository: weights as safetensors alone, and no code."""
+EXPECTED = (
+    "expected a folder with config.json, *.safetensors and tokenizer files, a folder with a PEFT adapter, a "
+    ".gguf file, or the id of a model on the hub (ORGANIZATION/NAME); check the path"
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A causal language model of Hugging Face's, its tokenizer, and a name for exactly these weights."""
+
+    weights: Any
+    tokenizer: Any
+    fingerprint: str
+
+
+def open_checkpoint(spec: str | Path, dtype: torch.dtype | str, revision: str | None) -> Checkpoint:
+    """Read a model; raises `UserError` where there is none, or none that transformers can read.
+
+    No code from a checkpoint is run, and nothing is downloaded unless `spec` is no path and looks like
+    the id of a model on the hub.
+    """
+    path = Path(spec)
+    if path.suffix == ".gguf" and path.is_file():
+        return _read(path, dtype, _digest([path]), gguf_file=path.name)
+    if not path.exists() and HUB_ID.fullmatch(str(spec)):
+        path = _fetched(str(spec), revision)
+    elif revision is not None:
+        raise UserError(
+            f"Revision {revision!r} was given with the path {str(spec)!r}: only models on the hub have one."
+        )
+    if (path / "adapter_config.json").is_file():
+        return _adapted(path, dtype)
+    if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
+        raise UserError(f"{str(spec)!r} holds no checkpoint: {EXPECTED}.")
+    return _read(path, dtype, fingerprint(path))
+
+
+def _read(path: Path, dtype: torch.dtype | str, digest: str, **options: str) -> Checkpoint:
+    """The checkpoint in a folder, or the GGUF file that `options` name, with its numbers made whole."""
+    folder = path.parent if options else path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+        with no_progress_bar():
+            weights: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True, **options
+            )
+    except Exception as error:  # transformers raises almost anything for a damaged checkpoint
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{str(path)!r} holds no checkpoint that transformers can read ({first}): {EXPECTED}."
+        ) from error
+    if not weights.config.architectures:  # a GGUF file does not say
+        weights.config.architectures = [type(weights).__name__]
+    return Checkpoint(weights, tokenizer, digest)
+
+
+def _adapted(folder: Path, dtype: torch.dtype | str) -> Checkpoint:
+    """A PEFT adapter, merged into its base."""
+    named = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(named, str):
+        raise UserError(
+            f"The adapter in {str(folder)!r} does not name its base: set base_model_name_or_path in "
+            "adapter_config.json."
+        )
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise UserError(
+            f"{str(folder)!r} holds an adapter, and peft is not installed: pip install peft."
+        ) from error
+    base = open_checkpoint(named, dtype, None)
+    try:
+        merged = PeftModel.from_pretrained(base.weights, folder).merge_and_unload()  # pyright: ignore[reportCallIssue]
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"The adapter in {str(folder)!r} does not fit its base {named!r} ({first}): check that "
+            "base_model_name_or_path names the model that it was trained on."
+        ) from error
+    own = (folder / "tokenizer_config.json").is_file()
+    tokenizer = (
+        AutoTokenizer.from_pretrained(folder, local_files_only=True) if own else base.tokenizer
+    )
+    files = [*folder.glob("*.safetensors"), folder / "adapter_config.json"]
+    return Checkpoint(merged, tokenizer, _digest(files, base.fingerprint))
+
+
+def _fetched(name: str, revision: str | None) -> Path:
+    """The folder of a model of the hub: from the cache, or downloaded."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # not found, no network, no permission
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        at = f" at revision {revision!r}" if revision else ""
+        raise UserError(
+            f"{name!r}{at} is neither a path nor a model that the hub gives ({first}): {EXPECTED}, and the "
+            "network."
+        ) from error
+
+
+def fingerprint(folder: Path) -> str:
+    """A short SHA-256 of a checkpoint folder's weights and configuration."""
+    return _digest([*folder.glob("*.safetensors"), folder / "config.json"])
+
+
+def _digest(files: Iterable[Path], start: str = "") -> str:
+    """A short SHA-256 of some files' names and contents."""
+    digest = hashlib.sha256(start.encode())
+    for file in sorted(files, key=lambda f: (f.suffix == ".json", f.name)):
+        digest.update(file.name.encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

