@@ -34,7 +34,7 @@ from interp.validation.experiment import run_validation
 from interp.validation.gates import read_gates
 
 OUT = Path("deployment")
-config = Config("countdown-rl", n_fit=300, n_report=150, n_random=40, n_null_problems=24)
+config = Config("countdown-rl", n_fit=300, n_report=100, n_random=30, n_shuffled=5, n_null_problems=24)
 shipped = DirectionSet.load(direction_file(Path("countdown-rl")))
 checks = shipped["verification", "countdown-rl/base"]
 print(f"{checks.behavior}: layer {checks.layer}, read {checks.read}, fitted in {checks.model}")

@@ -1,7 +1,7 @@
 """Where directions are tried: a pair with its traces and activations, and what all trials share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -45,6 +45,7 @@ class Bench:
     grade: Callable[[Problem, str], bool]
     family: Callable[[Problem], str]
     words: str
+    _nulls: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def prepare(
@@ -117,13 +118,16 @@ class Bench:
         return random_vectors(self.noise, n_layers, READING, config.n_random, config.seed)[:, 0]
 
     def nulls(self, behavior: str) -> Float[Tensor, "null layer d_model"]:
-        """Random directions, and those that shuffled labels of one behavior give."""
-        config, n_layers = self.own.config, self.own.model.n_layers
-        shuffled = [
-            shuffled_vectors(self.noise, [behavior], n_layers, READING, config.seed * 1000 + n)
-            for n in range(config.n_shuffled)
-        ]
-        return torch.cat([self.random, *(v[behavior] for v in shuffled)])
+        """Random directions, and those that shuffled labels of one behavior give: made once."""
+        if behavior not in self._nulls:
+            config, n_layers = self.own.config, self.own.model.n_layers
+            shuffled = [
+                shuffled_vectors(self.noise, [behavior], n_layers, READING, config.seed * 1000 + n)
+                for n in range(config.n_shuffled)
+            ]
+            every = [self.random, *(v[behavior] for v in shuffled)]
+            self._nulls[behavior] = torch.cat(every)
+        return self._nulls[behavior]
 
     def segments(self, traces: list[Trace]) -> list[list[Segment]]:
         """The traces' segments, labeled."""
