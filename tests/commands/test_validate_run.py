@@ -20,17 +20,15 @@ import interp.config
 
 @dataclass(frozen=True)
 class Small(interp.config.Config):
-    n_fit: int = 300
-    n_select: int = 120
+    n_select: int = 100
     n_shuffled: int = 5
-    n_null_problems: int = 30
 
 interp.config.Config = Small
 from interp.cli import main
 main()
 """
 SHIPPED = weights_folder("countdown-rl") / "directions.safetensors"
-SIZES = "--n-report 150 --n-random 30"
+SIZES = "--n-report 150 --n-random 40 --dose 0.3"
 
 
 def start(arguments: str, out: Path, **options):
@@ -54,10 +52,11 @@ def test_a_card_for_each_shipped_direction_says_that_it_passes(run):
     for card in cards:
         assert card["passed"] and not card["failed"]
         assert card["model"] == "countdown-rl/base"
+        assert card["held_out"] is True
         assert len(card["gates"]) == 10
         assert all(card["gates"][name]["passed"] is True for name in card["gates"])
         page = run / "cards" / card["direction"].replace("/", "-") / "card.html"
-        assert page.read_text().index("passes") < page.read_text().index("Sufficiency")
+        assert page.read_text().index(">Passes<") < page.read_text().index("Sufficiency")
 
 
 def test_no_other_pair_ships_directions():
