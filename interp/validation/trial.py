@@ -75,8 +75,8 @@ class Trial:
         sure = a["ci"] is not None and a["ci"][0] > 0
         passed = a["p_value"] <= max_p and a["effect"] >= min_effect and sure
         reason = (
-            f"adding it takes the rate from {a['baseline_rate']:.3f} to {a['steered_rate']:.3f} "
-            f"(p = {a['p_value']:.3g} beside {a['n_null']} null directions)"
+            f"adding it takes the rate from {a['baseline_rate']:.3f} to {a['steered_rate']:.3f}"
+            + _beside(a)
         )
         return Gate("sufficiency", passed, reason, a["effect"], a["ci"], a["null_q95"], a)
 
@@ -91,7 +91,7 @@ class Trial:
         passed = a["p_value"] <= max_p and removed >= min_removed and sure
         reason = (
             f"ablating it in {name} removes {removed:.0%} of the rate of "
-            f"{a['baseline_rate']:.3f} (p = {a['p_value']:.3g})"
+            f"{a['baseline_rate']:.3f}" + _beside(a)
         )
         return Gate("necessity", passed, reason, a["effect"], a["ci"], a["null_q05"], a)
 
@@ -268,3 +268,11 @@ class Trial:
             f"off by {max(errors):.2%} at most"
         )
         return Gate("fired", passed, reason, max(errors), details={"positions": n, "rows": rows})
+
+
+def _beside(a: dict) -> str:
+    """What an effect is beside its nulls, in words."""
+    return (
+        f"; beyond any other behavior by {a['specific_effect']:.3f}, null directions by up to "
+        f"{a['specific_null_q95']:.3f} (p = {a['p_value']:.3g}, {a['n_null']} of them)"
+    )
