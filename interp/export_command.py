@@ -44,6 +44,8 @@ def export(
     Writes parity.json beside each: its status is proven, failed, or unproven where that software is not
     installed. Exit code 3 if one failed.
     """
+    from safetensors import SafetensorError
+
     from interp.directions import DirectionSet
     from interp.export import Export, export_direction, prove
     from interp.models import load_model
@@ -60,7 +62,13 @@ def export(
         raise UserError(
             f"{str(directions)!r} is no file: expected the directions.safetensors of a run (whenlens run)."
         )
-    found = DirectionSet.load(directions)
+    try:
+        found = DirectionSet.load(directions)
+    except SafetensorError as error:
+        raise UserError(
+            f"{str(directions)!r} is no safetensors file of directions ({error}): export reads the "
+            "directions.safetensors of a run, and built-in pairs."
+        ) from error
     target = load_model(*_place(model))
     requests = [
         Export(direction, dose, operation, at)  # pyright: ignore[reportArgumentType]

@@ -55,9 +55,9 @@ def weights_folder(name: str) -> Path:
 def direction_file(given: Path) -> Path:
     """The file itself, or the directions that are shipped with the built-in pair of that name.
 
-    Raises `UserError` where the pair has none.
+    Raises `UserError` where the pair has none, or no pair has that name.
     """
-    if given.is_file() or str(given) not in BUILT_IN:
+    if given.exists() or given.suffix or len(given.parts) > 1:
         return given
     shipped = weights_folder(str(given)) / "directions.safetensors"
     if not shipped.is_file():

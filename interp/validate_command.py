@@ -30,19 +30,28 @@ def validate(
     ] = None,
     out: RunFolder = Path("runs/validation"),
     gates: Annotated[
-        Path | None, typer.Option(help="YAML file of gates and thresholds [default: all ten].")
+        Path | None,
+        typer.Option(
+            help="YAML file of gates and thresholds (all ten with their defaults unless given)."
+        ),
     ] = None,
-    only: Annotated[str | None, typer.Option(help="One direction of a file of several.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="One direction of a file of several: its name or its behavior."),
+    ] = None,
     layer: Annotated[int | None, typer.Option(help="Layer of a plain vector, from 0.")] = None,
     behavior: Annotated[
         str | None, typer.Option(help="What it steers, where the file does not say.")
     ] = None,
     hook: Annotated[
-        str | None, typer.Option(help="Site of the layer [default: resid_post].")
+        str | None,
+        typer.Option(help="Site of the layer: resid_post, where gates are measured, unless given."),
     ] = None,
     dose: Annotated[
         float | None,
-        typer.Option(help="Dose to deploy, in mean residual norms [default: chosen on select]."),
+        typer.Option(
+            help="Dose to deploy, in mean residual norms; chosen on the select split unless given."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of splits, samples and nulls.")] = 0,
     n_report: NReport = 500,
@@ -72,7 +81,8 @@ def validate(
             config=config, only=only, layer=layer, behavior=behavior, hook=hook, dose=dose,
         )  # fmt: skip
     _print_cards(cards)
-    typer.echo(f"Open {out / 'cards'}")
+    for page in sorted((out / "cards").glob("*/card.html")):
+        typer.echo(f"Open {page}")
     if not all(card["passed"] for card in cards):
         raise typer.Exit(3)
 
@@ -80,7 +90,7 @@ def validate(
 def _print_cards(cards: list[dict]) -> None:
     table = Table(title="Directions and their gates")
     for column in ("direction", "dose", "verdict", "gates that do not hold"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for card in cards:
         verdict = "passes" if card["passed"] else "fails"
         table.add_row(

@@ -155,8 +155,17 @@ def dose_response(
         part(2),
         _bounded(onset, np.array(onsets)),
         _bounded(collapse, collapses),
-        _bounded(ratio, np.where(np.isinf(onsets), np.inf, collapses / np.array(onsets))),
+        _bounded(ratio, _ratios(collapses, np.array(onsets))),
     )
+
+
+def _ratios(
+    collapses: Float[np.ndarray, " boot"], onsets: Float[np.ndarray, " boot"]
+) -> Float[np.ndarray, " boot"]:
+    found = np.full(len(onsets), np.inf)
+    known = np.isfinite(onsets)
+    found[known] = collapses[known] / onsets[known]
+    return found
 
 
 def _bounded(value: float | None, samples: Float[np.ndarray, " boot"]) -> Bounded:

@@ -73,6 +73,8 @@ def make_card(failed: tuple[str, ...] = (), unmeasured: tuple[str, ...] = ()) ->
         "layers": [2],
         "hook": "resid_post",
         "dose": 0.3,
+        "n_problems": 500,
+        "n_null": 120,
         "passed": not failed and not unmeasured,
         "failed": [*failed, *unmeasured],
         "thresholds": read_gates(),

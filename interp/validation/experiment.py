@@ -85,9 +85,9 @@ def run_validation(
     candidates = read_candidates(path, layer=layer, behavior=behavior, hook=hook)
     if only is not None:
         names = [c.name for c in candidates]
-        if only not in names:
+        candidates = [c for c in candidates if only in (c.name, c.behavior)]
+        if not candidates:
             raise unknown_name("direction", only, names)
-        candidates = [c for c in candidates if c.name == only]
     folder, which = split_model(model, pair)
     loaded = load_pair(folder)
     own: Model = getattr(loaded, which)
@@ -162,6 +162,8 @@ def _card(
         "main_layer": trial.steering.main_layer,
         "hook": candidate.hook,
         "dose": trial.dose,
+        "n_problems": len(trial.bench.problems),
+        "n_null": config.n_random + config.n_shuffled,
         "passed": not failed,
         "failed": failed,
         "thresholds": {name: dict(values) for name, values in gates.items()},

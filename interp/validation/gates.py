@@ -56,6 +56,10 @@ def read_gates(path: Path | None = None) -> Thresholds:
     known = yaml.safe_load(default_gates().read_text())
     if path is None:
         return known
+    if not path.is_file():
+        raise UserError(
+            f"{str(path)!r} does not exist: expected a YAML file of gates, like {default_gates()}."
+        )
     try:
         given = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

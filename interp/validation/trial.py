@@ -180,8 +180,14 @@ class Trial:
         bad = [
             text
             for text, wrong in (
-                (f"accuracy changes by {loss['change']:+.3f}", loss["ci"][0] < -max_accuracy_loss),
-                (f"broken traces change by {rise['change']:+.3f}", rise["ci"][1] > max_broken),
+                (
+                    f"accuracy changes by {loss['change']:+.3f}, at worst by {loss['ci'][0]:+.3f}",
+                    loss["ci"][0] < -max_accuracy_loss,
+                ),
+                (
+                    f"broken traces change by {rise['change']:+.3f}, at worst by {rise['ci'][1]:+.3f}",
+                    rise["ci"][1] > max_broken,
+                ),
                 (f"neutral text moves by {kl:.3f} nats a token", kl > max_kl),
             )
             if wrong
@@ -240,7 +246,8 @@ class Trial:
         passed = ci.low > min_gain
         reason = (
             f"steering raises it by {steered[0]:+.3f} beyond any other behavior, {bench.words!r} before each "
-            f"problem by {asked[0]:+.3f} (its rate: {self.steered.rate(i):.3f} and {told.rate(i):.3f})"
+            f"problem by {asked[0]:+.3f} (its rate: {self.steered.rate(i):.3f} and {told.rate(i):.3f}); "
+            f"the gain is at least {ci.low:+.3f}"
         )
         details = {
             "words": bench.words,
@@ -273,6 +280,6 @@ class Trial:
 def _beside(a: dict) -> str:
     """What an effect is beside its nulls, in words."""
     return (
-        f"; beyond any other behavior by {a['specific_effect']:.3f}, null directions by up to "
-        f"{a['specific_null_q95']:.3f} (p = {a['p_value']:.3g}, {a['n_null']} of them)"
+        f"; on {a['n_null_problems']} problems it goes {a['specific_effect']:.3f} beyond any other behavior under "
+        f"test, {a['n_null']} null directions up to {a['specific_null_q95']:.3f} (p = {a['p_value']:.3g})"
     )

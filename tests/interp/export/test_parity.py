@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter
@@ -203,5 +204,10 @@ def test_the_command_refuses_bad_input_in_one_sentence(
 
 
 def test_the_command_wants_a_file_of_directions(file, tmp_path, monkeypatch, capsys):
-    assert command(monkeypatch, tmp_path / "none", *file[1:]) == 2
+    assert command(monkeypatch, tmp_path / "none.safetensors", *file[1:]) == 2
     assert "is no file" in capsys.readouterr().err
+    np.save(tmp_path / "plain.npy", np.ones(32))
+    assert command(monkeypatch, tmp_path / "plain.npy", *file[1:]) == 2
+    assert "is no safetensors file of directions" in " ".join(capsys.readouterr().err.split())
+    assert command(monkeypatch, "countdown-r1", *file[1:]) == 2
+    assert "did you mean countdown-rl" in " ".join(capsys.readouterr().err.split())

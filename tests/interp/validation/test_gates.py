@@ -40,3 +40,8 @@ def test_a_file_without_a_gate_is_refused(tmp_path):
     (tmp_path / "g.yaml").write_text("".join(f"{name}: false\n" for name in read_gates()))
     with pytest.raises(UserError, match="at least one"):
         read_gates(tmp_path / "g.yaml")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="gates.yaml' does not exist"):
+        read_gates(tmp_path / "gates.yaml")
