@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.models import Model, left_pad, positions_of
+from interp.runs import content_key
 from interp.types import Segment, Trace
 
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -85,6 +86,11 @@ class ActivationStore:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def split_key(self) -> str:
+        """A short name for the set of its problems: what a direction fitted on them states."""
+        return content_key(sorted(set(self.groups.tolist())))
 
     def rows(self, mask: np.ndarray) -> "ActivationStore":
         """The segments that a boolean mask says."""

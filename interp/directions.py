@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.errors import unknown_name
+from interp.errors import UserError, unknown_name
 from interp.models import Model
 from probes import MeanDifference
 
@@ -74,13 +74,16 @@ class DirectionSet:
 
     @classmethod
     def load(cls, path: Path) -> "DirectionSet":
-        """Read what `save` wrote."""
-        found: dict[tuple[str, str], Direction] = {}
-        with safe_open(path, "pt") as file:
-            for key, fields in sorted((file.metadata() or {}).items()):
-                direction = Direction(file.get_tensor(key), **json.loads(fields))
-                found[direction.behavior, direction.model] = direction
-        return cls(found)
+        """Read what `save` wrote; raises `UserError` for a file that is no safetensors file."""
+        try:
+            with safe_open(path, "pt") as file:
+                stated = sorted((file.metadata() or {}).items())
+                return cls.of(Direction(file.get_tensor(k), **json.loads(v)) for k, v in stated)
+        except SafetensorError as error:
+            raise UserError(
+                f"{str(path)!r} is no safetensors file of directions ({error}): give the "
+                "directions.safetensors of a run."
+            ) from error
 
     @classmethod
     def of(cls, directions: Iterable[Direction]) -> "DirectionSet":

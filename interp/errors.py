@@ -8,6 +8,12 @@ class UserError(ValueError):
     """Something the caller gave cannot be used; the message says what, why and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
+
+
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that is not one of `known`, with the nearest names."""
     known = sorted(known)

@@ -44,8 +44,6 @@ def export(
     Writes parity.json beside each: its status is proven, failed, or unproven where that software is not
     installed. Exit code 3 if one failed.
     """
-    from safetensors import SafetensorError
-
     from interp.directions import DirectionSet
     from interp.export import Export, export_direction, prove
     from interp.models import load_model
@@ -62,13 +60,7 @@ def export(
         raise UserError(
             f"{str(directions)!r} is no file: expected the directions.safetensors of a run (whenlens run)."
         )
-    try:
-        found = DirectionSet.load(directions)
-    except SafetensorError as error:
-        raise UserError(
-            f"{str(directions)!r} is no safetensors file of directions ({error}): export reads the "
-            "directions.safetensors of a run, and built-in pairs."
-        ) from error
+    found = DirectionSet.load(directions)
     target = load_model(*_place(model))
     requests = [
         Export(direction, dose, operation, at)  # pyright: ignore[reportArgumentType]

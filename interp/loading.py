@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from interp.errors import UserError
+from interp.errors import UserError, first_line
 from interp.runs import read_json
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -65,9 +65,8 @@ def _read(path: Path, dtype: torch.dtype | str, digest: str, **options: str) -> 
                 folder, dtype=dtype, local_files_only=True, use_safetensors=True, **options
             )
     except Exception as error:  # transformers raises almost anything for a damaged checkpoint
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{str(path)!r} holds no checkpoint that transformers can read ({first}): {EXPECTED}."
+            f"{str(path)!r} holds no checkpoint that transformers can read ({first_line(error)}): {EXPECTED}."
         ) from error
     if not weights.config.architectures:  # a GGUF file does not say
         weights.config.architectures = [type(weights).__name__]
@@ -92,9 +91,8 @@ def _adapted(folder: Path, dtype: torch.dtype | str) -> Checkpoint:
     try:
         merged = PeftModel.from_pretrained(base.weights, folder).merge_and_unload()  # pyright: ignore[reportCallIssue]
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"The adapter in {str(folder)!r} does not fit its base {named!r} ({first}): check that "
+            f"The adapter in {str(folder)!r} does not fit its base {named!r} ({first_line(error)}): check that "
             "base_model_name_or_path names the model that it was trained on."
         ) from error
     own = (folder / "tokenizer_config.json").is_file()
@@ -112,11 +110,10 @@ def _fetched(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # not found, no network, no permission
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         at = f" at revision {revision!r}" if revision else ""
         raise UserError(
-            f"{name!r}{at} is neither a path nor a model that the hub gives ({first}): {EXPECTED}, and the "
-            "network."
+            f"{name!r}{at} is neither a path nor a model that the hub gives ({first_line(error)}): "
+            f"{EXPECTED}, and the network."
         ) from error
 
 

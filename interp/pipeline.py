@@ -17,7 +17,7 @@ from interp.directions import Direction, DirectionSet
 from interp.pairs import Pair, load_pair
 from interp.progress import Progress
 from interp.readings import check_labels, vector_and_unit
-from interp.runs import Run, content_key, write_json
+from interp.runs import Run, write_json
 from interp.tasks import Countdown
 from interp.traces import Job, accuracy, generate_all, read_traces
 from probes import (
@@ -240,7 +240,7 @@ def directions(
                     model_fingerprint=model.fingerprint,
                     tokenizer_hash=model.tokenizer_hash,
                     hook=hook_name("resid_post", use["layer"]),
-                    fit_split=content_key(sorted(set(fit[name].groups.tolist()))),
+                    fit_split=fit[name].split_key,
                 )
             )
     return DirectionSet.of(found)

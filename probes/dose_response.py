@@ -134,7 +134,9 @@ def dose_response(
     collapse = collapse_dose(doses, share[1:] - share[0], limit)
     held = doses < collapse
     fitted, *curves = (fit_hill(doses[held], m[held]) for m in (effects.mean(1), *means))
-    onset, *onsets = (np.inf if c is None else dose_for(least, *c) for c in (fitted, *curves))
+    onsets = np.array(
+        [np.inf if c is None else dose_for(least, *c) for c in (fitted, *curves)], float
+    )
 
     def part(i: int) -> Bounded:
         value = None if fitted is None else fitted[i]
@@ -142,7 +144,8 @@ def dose_response(
 
     grown = doses <= deployed
     # Where nothing is reached there is no window, and where nothing collapses none that ends.
-    ratio = collapse / onset if np.isfinite(onset) else np.inf
+    ends, reached = np.r_[collapse, collapses], np.isfinite(onsets)
+    ratios = np.divide(ends, onsets, out=np.full(len(onsets), np.inf), where=reached)
     return DoseResponse(
         tuple(doses.tolist()),
         tuple(effects.mean(1).tolist()),
@@ -153,19 +156,10 @@ def dose_response(
         part(0),
         part(1),
         part(2),
-        _bounded(onset, np.array(onsets)),
+        _bounded(onsets[0], onsets[1:]),
         _bounded(collapse, collapses),
-        _bounded(ratio, _ratios(collapses, np.array(onsets))),
+        _bounded(ratios[0], ratios[1:]),
     )
-
-
-def _ratios(
-    collapses: Float[np.ndarray, " boot"], onsets: Float[np.ndarray, " boot"]
-) -> Float[np.ndarray, " boot"]:
-    found = np.full(len(onsets), np.inf)
-    known = np.isfinite(onsets)
-    found[known] = collapses[known] / onsets[known]
-    return found
 
 
 def _bounded(value: float | None, samples: Float[np.ndarray, " boot"]) -> Bounded:

@@ -158,8 +158,8 @@ def test_without_collapse_the_window_is_open_and_without_onset_there_is_none():
 
 
 def test_every_candidate_has_a_folder_of_its_own_inside_the_run():
-    found = _folders(["a b", "a/b", "a-b", "../../etc", "..", ""])
-    assert len(set(found)) == 6
+    found = _folders(["a-1", "a b", "a/b", "a-b", "a", "a.", "../../etc", "..", ""])
+    assert len(set(found)) == 9
     assert not any("/" in name or name.startswith(".") for name in found)
 
 

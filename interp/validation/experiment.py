@@ -1,6 +1,7 @@
 """`whenlens validate`: every candidate of a file before every gate, and a card for each."""
 
 import importlib.metadata
+import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from interp.errors import UserError, unknown_name
 from interp.models import Model
 from interp.pairs import Pair, load_pair
 from interp.progress import Progress
-from interp.runs import Run, content_key, read_json, write_json
+from interp.runs import Run, read_json, write_json
 from interp.types import Trace
 from interp.validation.bench import MODELS, Bench
 from interp.validation.candidates import CandidateDirection, read_candidates
@@ -130,7 +131,8 @@ def _folders(names: list[str]) -> list[str]:
     for name in names:
         kept = "".join(c if c.isalnum() or c in "-_@" else "-" for c in name).strip("-")
         kept = kept or "direction"
-        found.append(f"{kept}-{len(found)}" if kept in found else kept)
+        same = itertools.chain([kept], (f"{kept}-{n}" for n in itertools.count(1)))
+        found.append(next(folder for folder in same if folder not in found))
     return found
 
 
@@ -146,8 +148,7 @@ def _card(
     failed = [gate.name for gate in found if not gate.passed]
     own = trial.own.model
     clean, steered = trial.own.clean_traces, trial.traces
-    fit_problems = sorted(set(trial.own.store.groups.tolist()))
-    held_out = candidate.provenance.get("fit_split") == content_key(fit_problems)
+    held_out = candidate.provenance.get("fit_split") == trial.own.store.split_key
     return {
         "schema": SCHEMA,
         "version": importlib.metadata.version("whenlens"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from interp.errors import UserError, unknown_name
+from interp.errors import UserError, first_line, unknown_name
 
 Thresholds = Mapping[str, Mapping[str, float]]
 
@@ -63,9 +63,8 @@ def read_gates(path: Path | None = None) -> Thresholds:
     try:
         given = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first = str(error).splitlines()[0]
         raise UserError(
-            f"{str(path)!r} is no YAML file ({first}): see {default_gates()}."
+            f"{str(path)!r} is no YAML file ({first_line(error)}): see {default_gates()}."
         ) from error
     if not isinstance(given, dict):
         raise UserError(

@@ -41,6 +41,10 @@ def stability(evidence: Evidence, min_cosine: float) -> Gate:
         return Gate("stability", None, str(error))
     groups = np.unique(store.groups, return_inverse=True)[1]
     weights = bootstrap_weights(int(groups.max()) + 1, N_REFITS, subject.config.seed)
+    labelings = {}
+    for name in ANNOTATORS:
+        rows = [annotate(row, name) for row in subject.fit_segments]
+        labelings[name] = np.array([s.behavior == behavior for row in rows for s in row])
     resampled = [
         np.repeat(np.arange(len(groups)), w[groups].astype(int)) for w in weights.astype(int)
     ]
@@ -59,12 +63,13 @@ def stability(evidence: Evidence, min_cosine: float) -> Gate:
             "ci": [float(q) for q in np.quantile(cosines, [0.025, 0.975])],
             "other_problems": cosine(refit(layer, report, y_report), vector),
             "null": float(np.quantile(chance, 0.95)),
-            "reads": {r: cosine(refit(layer, store, y, r), vector) for r in ("before", "mean")},
+            "reads": {
+                "before": cosine(own, vector),
+                "mean": cosine(refit(layer, store, y, "mean"), vector),
+            },
             "annotators": {},
         }
-        for name in ANNOTATORS:
-            rows = [annotate(row, name) for row in subject.fit_segments]
-            labeled = np.array([s.behavior == behavior for row in rows for s in row])
+        for name, labeled in labelings.items():
             after = store.previous[labeled]
             able = any(not labeled[store.previous == kind].all() for kind in np.unique(after))
             again = cosine(refit(layer, store, labeled), vector) if able else None

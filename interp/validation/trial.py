@@ -11,7 +11,7 @@ from interp.curves import mean_effect
 from interp.interventions import Audit, intervene
 from interp.types import BEHAVIORS, Trace
 from interp.validation.evidence import Evidence
-from interp.validation.gates import Gate, Thresholds
+from interp.validation.gates import Gate, Thresholds, read_gates
 from interp.validation.quality import (
     broken,
     compare_traces,
@@ -136,8 +136,8 @@ class Trial:
         rows, _ = many.traces(model, problems, doses, self.bench.grade, self.seed)
         levels = [self.own.clean_traces[: len(problems)], *rows]
         bad = np.stack([broken(model, traces) for traces in levels])
-        limit = self.gates.get("side_effects", {}).get("max_broken", 0.1)
-        least = self.gates.get("sufficiency", {}).get("min_effect", 0.05)
+        known = {**read_gates(), **self.gates}  # a gate that is left out has its defaults
+        limit, least = known["side_effects"]["max_broken"], known["sufficiency"]["min_effect"]
         groups = self.own.report.groups[at]
         fitted = dose_response(
             np.array(doses), effects, groups, bad, limit, least, self.dose, self.seed
