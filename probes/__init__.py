@@ -25,13 +25,16 @@ from probes.inference import (
     permutation_p_value,
     ratio_bootstrap,
 )
+from probes.logistic import LogisticSweep, logistic_sweep
 from probes.metrics import (
     auroc,
     auroc_bootstrap,
     expected_calibration_error,
     paired_auroc_bootstrap,
 )
+from probes.moments import StreamingLDA, StreamingLEACE
 from probes.nulls import covariance_matched_directions, random_directions, shuffle_labels
+from probes.ridge import RidgeProbes, ridge_probes
 from probes.splits import grouped_folds, split_groups
 from probes.streaming import StreamingMeanDifference
 from probes.sweep import SweepCell, SweepResult, sweep
@@ -48,8 +51,12 @@ __all__ = [
     "GapTooSmall",
     "Interval",
     "LogisticProbe",
+    "LogisticSweep",
     "MeanDifference",
     "Removal",
+    "RidgeProbes",
+    "StreamingLDA",
+    "StreamingLEACE",
     "StreamingMeanDifference",
     "SweepCell",
     "SweepResult",
@@ -70,6 +77,7 @@ __all__ = [
     "hill",
     "holm",
     "leace",
+    "logistic_sweep",
     "paired_auroc_bootstrap",
     "paired_bootstrap",
     "paired_ratio_bootstrap",
@@ -78,6 +86,7 @@ __all__ = [
     "random_directions",
     "ratio_bootstrap",
     "removal",
+    "ridge_probes",
     "rng",
     "NoRoom",
     "share_above",

@@ -38,14 +38,23 @@ def leace(X: Float[Array, "n d_model"], y: Bool[np.ndarray, " n"], ridge: float 
     x = finite(X, "X")
     if y.all() or not y.any():
         raise ValueError("y has one class only, expected two: pass rows of both")
-    d = x[y].mean(0) - x[~y].mean(0)
-    if not d.any():
-        raise ValueError("the two classes have one mean, so there is nothing to erase")
     mean = x.mean(0)
     covariance = np.cov((x - mean).T, bias=True)
-    covariance += ridge * np.trace(covariance) / len(d) * np.eye(len(d))
-    read = np.linalg.solve(covariance, d)
-    return Eraser(read / (d @ read), d, mean)
+    return eraser_of(x[y].mean(0) - x[~y].mean(0), mean, covariance, ridge)
+
+
+def eraser_of(
+    difference: Float[np.ndarray, " d_model"],
+    mean: Float[np.ndarray, " d_model"],
+    covariance: Float[np.ndarray, "d_model d_model"],
+    ridge: float,
+) -> Eraser:
+    """The eraser of a label with this difference of class means, in data with these moments, as in `leace`."""
+    if not difference.any():
+        raise ValueError("the two classes have one mean, so there is nothing to erase")
+    level = np.trace(covariance) / len(difference)
+    read = np.linalg.solve(covariance + ridge * level * np.eye(len(difference)), difference)
+    return Eraser(read / (difference @ read), difference, mean)
 
 
 @dataclass(frozen=True)

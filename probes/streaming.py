@@ -1,6 +1,6 @@
 """Differences of means from one pass over the data, in memory that does not grow with it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,29 +28,13 @@ class StreamingMeanDifference:
         Raises ValueError for NaN or infinite values, another width than d_model, or lengths
         that differ.
         """
-        values = finite(x, "x")
-        if values.shape[1] != self.d_model:
-            raise ValueError(
-                f"x is {values.shape[1]} wide, expected d_model = {self.d_model}: "
-                "pass activations of the same model"
-            )
-        if len(values) == 0 and len(labels) == 0:
-            return
-        same_length(x=x, labels=labels)
-        classes, codes = np.unique(np.asarray(labels), return_inverse=True)
-        members = (codes == np.arange(len(classes))[:, None]).astype(np.float64)
-        for name, count, total in zip(
-            classes.tolist(), members.sum(1), members @ values, strict=True
-        ):
-            self._add(name, int(count), total)
+        values = labeled_rows(x, labels, self.d_model)
+        for name, count, total in class_sums(values, labels):
+            self._add(name, count, total)
 
     def merge(self, other: "StreamingMeanDifference") -> None:
         """Add the statistics of another shard. Raises ValueError where d_model differs."""
-        if other.d_model != self.d_model:
-            raise ValueError(
-                f"the other shard has d_model = {other.d_model}, expected {self.d_model}: "
-                "merge shards of the same model"
-            )
+        same_width(self.d_model, other.d_model)
         for name, total in other.sums.items():
             self._add(name, other.counts[name], total)
 
@@ -60,13 +44,8 @@ class StreamingMeanDifference:
         Equals `MeanDifference(contrast).fit(x, labels == label).direction_` up to rounding.
         Raises ValueError where the class, or everything but the class, was never seen.
         """
+        mine = some_but_not_all(label, self.counts)
         n, total = sum(self.counts.values()), sum(self.sums.values())
-        mine = self.counts.get(label, 0)
-        if mine in (0, n):
-            raise ValueError(
-                f"class {label} has {mine} of the {n} rows seen, expected some but not all: "
-                "update with rows of this class and of others"
-            )
         mean = self.sums[label] / mine
         if contrast == "overall":
             return mean - total / n
@@ -79,3 +58,48 @@ class StreamingMeanDifference:
     def _add(self, name: int, count: int, total: Float[np.ndarray, " d_model"]) -> None:
         self.counts[name] = self.counts.get(name, 0) + count
         self.sums[name] = self.sums.get(name, 0.0) + total
+
+
+def labeled_rows(
+    x: Float[Array, "n d_model"], labels: Int[Array, " n"] | Sequence[int], d_model: int
+) -> Float[np.ndarray, "n d_model"]:
+    """A batch as float64. Raises ValueError as `StreamingMeanDifference.update`."""
+    values = finite(x, "x")
+    if values.shape[1] != d_model:
+        raise ValueError(
+            f"x is {values.shape[1]} wide, expected d_model = {d_model}: "
+            "pass activations of the same model"
+        )
+    if len(values) or len(labels):
+        same_length(x=x, labels=labels)
+    return values
+
+
+def class_sums(
+    values: Float[np.ndarray, "n d_model"], labels: Int[Array, " n"] | Sequence[int]
+) -> Iterator[tuple[int, int, Float[np.ndarray, " d_model"]]]:
+    """Number, count of rows and sum of rows of each class of a batch."""
+    classes, codes = np.unique(np.asarray(labels), return_inverse=True)
+    members = (codes == np.arange(len(classes))[:, None]).astype(np.float64)
+    counts = np.bincount(codes, minlength=len(classes))
+    yield from zip(classes.tolist(), counts.tolist(), members @ values, strict=True)
+
+
+def same_width(d_model: int, other: int) -> None:
+    """Raise ValueError where the statistics to merge are of another width."""
+    if other != d_model:
+        raise ValueError(
+            f"the other shard has d_model = {other}, expected {d_model}: "
+            "merge shards of the same model"
+        )
+
+
+def some_but_not_all(label: int, counts: Mapping[int, int]) -> int:
+    """Rows of class `label`. Raises ValueError where it, or everything but it, was never seen."""
+    n, mine = sum(counts.values()), counts.get(label, 0)
+    if mine in (0, n):
+        raise ValueError(
+            f"class {label} has {mine} of the {n} rows seen, expected some but not all: "
+            "update with rows of this class and of others"
+        )
+    return mine

@@ -1,0 +1,114 @@
+"""Activations to disk, one shard at a time: whatever kills the process, what is there is whole."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor
+
+from interp.errors import UserError, unknown_name
+from interp.shards import DTYPES, Index, Key, Shard, file_digest, shard_path
+
+
+class ShardWriter:
+    """Appends shards to a folder, and goes on where an earlier writer of the same shards stopped.
+
+    A shard is written beside its place, flushed to disk and renamed; only then does the index name
+    it. What no index names is written again, so a process may be killed at any moment and the folder
+    read at any moment: readers see the shards that the index names.
+    """
+
+    def __init__(self, folder: Path, model: str, widths: dict[Key, int], dtype: str) -> None:
+        """Open `folder`, made where it is missing.
+
+        `model` is the fingerprint of the model, `widths` has the d_model of each (hook, read), `dtype`
+        is the format on disk: float32, bfloat16 or float16. Shards of another model, other keys or
+        another format are given up. Raises `UserError` for an unknown format, and for an index that
+        cannot be read.
+        """
+        if dtype not in DTYPES:
+            raise unknown_name("dtype", dtype, DTYPES)
+        self.folder, self.n = folder, 0
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in [*folder.glob("shard-*.partial"), *folder.glob("index.json.partial")]:
+            left.unlink()
+        named = {f"{hook}@{read}": width for (hook, read), width in widths.items()}
+        self.index = Index(model, dtype, named, {})
+        if (folder / "index.json").exists():
+            found = Index.load(folder)
+            if replace(found, shards={}) == self.index:
+                self.index = found
+        self.index.save(folder)
+
+    def append(
+        self,
+        key: str,
+        n_traces: int,
+        work: Callable[[], Mapping[Key, Float[Tensor, "segment d_model"]]],
+    ) -> None:
+        """Write what `work` returns as the next shard, unless the index names that shard with the same `key`.
+
+        Numbers are rounded once, here. Raises `UserError` where one of them is too large for the format.
+        """
+        number, self.n = self.n, self.n + 1
+        path, known = shard_path(self.folder, number), self.index.shards.get(number)
+        if known is not None:
+            if known.key == key and path.is_file():
+                return
+            # Its file is about to change, and after other content nothing can be told of the rest.
+            self._forget(lambda n: n == number if known.key == key else n >= number)
+        tensors = self._checked(work())
+        partial = path.with_suffix(".partial")
+        save_file(tensors, partial, metadata={"key": key})
+        _flush(partial)
+        rows = len(next(iter(tensors.values())))
+        shard = Shard(path.name, n_traces, rows, key, file_digest(partial))
+        os.replace(partial, path)
+        _flush(self.folder)
+        self.index.shards[number] = shard
+        self.index.save(self.folder)
+
+    def finish(self) -> None:
+        """Remove what an earlier, longer collection left after the last shard."""
+        self._forget(lambda n: n >= self.n)
+        for path in sorted(self.folder.glob("shard-*.safetensors"))[self.n :]:
+            path.unlink()
+
+    def _forget(self, which: Callable[[int], bool]) -> None:
+        for number in [n for n in self.index.shards if which(n)]:
+            del self.index.shards[number]
+        self.index.save(self.folder)
+
+    def _checked(self, values: Mapping[Key, Tensor]) -> dict[str, Tensor]:
+        """The tensors by name, in the format on disk."""
+        tensors = {f"{hook}@{read}": x for (hook, read), x in values.items()}
+        widths = {name: x.shape[-1] for name, x in tensors.items()}
+        if widths != self.index.widths or len({len(x) for x in tensors.values()}) != 1:
+            shapes = {name: tuple(x.shape) for name, x in tensors.items()}
+            raise UserError(
+                f"A shard of {shapes} does not fit a store of widths {self.index.widths}: give one "
+                "matrix [segment, d_model] for each, of the same segments."
+            )
+        return {name: self._rounded(name, x) for name, x in tensors.items()}
+
+    def _rounded(self, name: str, x: Tensor) -> Tensor:
+        rounded = x.to(DTYPES[self.index.dtype]).contiguous()
+        if not torch.isfinite(rounded).all():
+            raise UserError(
+                f"Activations at {name} reach {float(x.abs().max()):.3g}, which {self.index.dtype} "
+                "cannot hold: collect them as bfloat16 or float32."
+            )
+        return rounded
+
+
+def _flush(path: Path) -> None:
+    """Make what was written to a file, or renamed in a folder, outlast the machine."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
