@@ -31,6 +31,8 @@ def behavior_frequency(results: Mapping[str, Any]) -> go.Figure:
     ):
         found = [part(results["behaviors"][name], "frequency", model) for name in names]
         values = [part(one, "value") for one in found]
+        if model == "thinking" and not any(found):  # one model alone
+            continue
         fig.add_trace(
             go.Scatter(
                 x=values,
