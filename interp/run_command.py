@@ -116,5 +116,5 @@ def _print_results(results: dict) -> None:
         )
     printer = Console()
     printer.print(table)
-    for name, reason in results["not_tested"].items():
-        printer.print(f"Not tested: {name}. {reason}", highlight=False, markup=False)
+    for reason in results["not_tested"].values():
+        printer.print(f"Not tested: {reason}", highlight=False, markup=False)
