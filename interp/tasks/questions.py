@@ -43,7 +43,9 @@ def _problems() -> tuple[Problem, ...]:
     rng, found = random.Random(0), []
     for i in range(N_PROBLEMS):
         share = SHARES[i % len(SHARES)]
-        sentences = [_sentence(rng.random() < share, rng) for _ in range(N_SENTENCES)]
+        # The last one is none: a question may call for an answer instead of more text.
+        asks = [rng.random() < share for _ in range(N_SENTENCES - 1)] + [False]
+        sentences = [_sentence(question, rng) for question in asks]
         found.append(Problem(f"questions:{i}", " ".join(sentences), {"share": share}))
     return tuple(found)
 
