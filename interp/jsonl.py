@@ -1,5 +1,6 @@
 """JSON lines from anywhere: read one by one, never a line too long, every fault told by its line."""
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -90,6 +91,8 @@ def read_rows(path: Path, expected: str) -> Iterator[Row]:
                         f"is longer than {MAX_LINE // 2**20} MiB",
                         "expected shorter lines; split it",
                     )
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     yield Row(path, number, _object(row, line, expected))
     except OSError as error:
@@ -100,7 +103,7 @@ def read_rows(path: Path, expected: str) -> Iterator[Row]:
 
 def _object(row: Row, line: bytes, expected: str) -> dict[str, Any]:
     try:
-        found = json.loads(line.decode("utf-8-sig" if row.number == 1 else "utf-8"))
+        found = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
         raise row.fault(f"is no JSON ({reason:.90})", expected) from None

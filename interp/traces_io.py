@@ -87,7 +87,11 @@ def _trace(
             "expected text that the model itself could have written; leave the line out or use its own model",
         )
     if end in tokens or not (tokens or stopped):
-        given = "has an end-of-sequence token inside 'text'" if tokens else "has no text and never stopped"
+        given = (
+            "has an end-of-sequence token inside 'text'"
+            if tokens
+            else "has no text and never stopped"
+        )
         raise row.fault(given, "expected the completion alone, without special tokens")
     if stopped:
         tokens.append(end)

@@ -8,11 +8,13 @@ MAX_ANSWER = 10_000
 MAX_STATED = 8
 """The most boxes or tags: a trace with more states no answer."""
 
+_ENDLESS = "\\boxed{"  # what opens and does not close is an answer, and a wrong one
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,5}\{")
 _ANSWER_IS = re.compile(
     r"\banswer[*_ ]{0,4}(?:is\b:?|:)(?:[*_]{1,2}(?=\s))?|^####", re.IGNORECASE | re.MULTILINE
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
+_SENTENCES = re.compile(r"(?<=[.!?])(?=\s|$)|(?<=\n)")  # with their ends
 _DIGITS = re.compile(r"[0-9]")
 _NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?")
 _GOES_ON = re.compile(
@@ -51,14 +53,14 @@ def _boxes(text: str) -> list[str]:
 
 
 def _to_brace(text: str, start: int) -> str:
-    """What is in braces that opened before `start`; nothing where they do not close."""
+    """What is in braces that opened before `start`."""
     depth, at = 1, start
     while at < min(len(text), start + MAX_ANSWER):
         depth += {"{": 1, "}": -1}.get(text[at], 0)
         if depth == 0:
             return text[start:at]
         at += 2 if text[at] == "\\" else 1
-    return "\\boxed{"  # a box without an end is an answer, and a wrong one
+    return _ENDLESS
 
 
 def _tags(text: str) -> list[str]:
@@ -67,7 +69,7 @@ def _tags(text: str) -> list[str]:
         start = at + len("<answer>")
         end = text.find("</answer>", start)
         if end < 0:
-            break
+            return [*found, _ENDLESS]
         inside = text[start:end]
         found.append(
             "" if _BOX.search(inside) else inside[: MAX_ANSWER + 1]
@@ -84,7 +86,7 @@ def _sentence_after(text: str, numeric: bool) -> tuple[str, ...]:
 
 def _last_number(text: str) -> tuple[str, ...]:
     text = text.rstrip()[-MAX_ANSWER:]
-    sentences = [s for s in _SENTENCE_END.split(text) if _DIGITS.search(s)]
+    sentences = [s for s in _SENTENCES.split(text) if _DIGITS.search(s)]
     if not sentences or _HEDGE.search(sentences[-1]):
         return ()
     last, bare = sentences[-1], len(sentences) > 1 and not re.search(r"[A-Za-z=]", sentences[-1])

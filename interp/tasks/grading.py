@@ -68,26 +68,25 @@ def _started() -> subprocess.Popen[str]:
     return _process
 
 
-def _exchange(process: subprocess.Popen[str], request: dict, wall: float) -> str | None:
+def _exchange(process: subprocess.Popen[str], request: dict, wall: int) -> str | None:
     assert process.stdin is not None and process.stdout is not None
     clock = threading.Timer(wall, process.kill)
     clock.start()
+    line = ""
     try:
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         line = process.stdout.readline()
     except (BrokenPipeError, ConnectionResetError):
-        line = ""
-    except BaseException:
-        process.kill()  # an answer that nobody waits for must not meet the next question
-        raise
+        pass
     finally:
         clock.cancel()
-    if line.endswith("\n"):
-        return line
-    process.kill()
-    process.wait()
-    return None
+        if not line.endswith(
+            "\n"
+        ):  # an interrupted question's answer must not meet the next question
+            process.kill()
+            process.wait()
+    return line if line.endswith("\n") else None
 
 
 @atexit.register

@@ -70,26 +70,35 @@ def entries(name: str, seed: int, size: int, first: int, last: int) -> list[dict
 
 
 def score(name: str, seed: int, size: int, index: int, gold: str | None, answer: str) -> bool:
-    """Whether the data set's own grader gives `answer` full marks, and gives none to junk and hedges."""
+    """Whether the data set's own grader gives `answer` full marks, and can be trusted with that."""
     entry = _entry(name, seed, size, index)
     if entry["answer"] != gold:
         raise ValueError(f"{name}:{index} has another answer in this version of reasoning-gym")
-    data = _data(name, seed, size)
-    if _marks(data, answer, entry) < 1.0:
-        return False
-    near = (_entry(name, seed, size, (index + k) % size)["answer"] for k in range(1, 20))
-    other = next((a for a in near if a != gold and a is not None), JUNK)
-    hedges = [JUNK]
+    # Where the grader cannot tell right from wrong, its own answer is the only right one, and no use here.
+    marks = _marks(_data(name, seed, size), answer, entry)
+    return marks >= 1.0 and _is_strict(name, seed, size, index)
+
+
+@lru_cache(maxsize=4096)
+def _is_strict(name: str, seed: int, size: int, index: int) -> bool:
+    """Whether the data set's grader denies full marks to junk, to another answer, and to hedges."""
+    entry = _entry(name, seed, size, index)
+    gold, tried = entry["answer"], [JUNK]
     if gold is not None:
-        hedges += [
-            other,
-            f"{gold} or {other}",
-            f"{other} or {gold}",
-            f"{other}\n{gold}",
-            f"{gold} {JUNK}",
-        ]
-    # Where the grader cannot tell those apart, its own answer is the only right one.
-    return all(_marks(data, hedge, entry) < 1.0 for hedge in hedges)
+        near = (_entry(name, seed, size, (index + k) % size)["answer"] for k in range(1, 20))
+        other = next((answer for answer in near if answer != gold), JUNK)
+        hedges = (
+            "{1}",
+            "not {0}",
+            "{0} or {1}",
+            "{1} or {0}",
+            "{0}, {1}",
+            "{1}, {0}",
+            "{0}\n{1}",
+            "{1}\n{0}",
+        )
+        tried += [hedge.format(gold, other) for hedge in hedges] + [f"{gold} {JUNK}"]
+    return all(_marks(_data(name, seed, size), answer, entry) < 1.0 for answer in tried)
 
 
 def _marks(data, answer: str, entry: dict) -> float:

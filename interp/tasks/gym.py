@@ -72,8 +72,8 @@ class GymTask:
         """Whether the answers that the text states are right, as `stated_answers` finds them.
 
         A number is right where it is equal. Anything else, and a number that the data set would round, needs
-        full marks from the data set's grader, given that the grader can tell its own answer from junk and
-        from hedges; where it cannot, its own answer's text is the only right one.
+        full marks from the data set's grader, given that it gives none to junk, to another problem's answer and
+        to hedges; where it does, its own answer's text is the only right one.
         """
         gold = problem.data["answer"]
         numeric = gold is not None and number(str(gold)) is not None
@@ -82,7 +82,7 @@ class GymTask:
 
     def _right(self, problem: Problem, answer: str, numeric: bool) -> bool:
         gold = problem.data["answer"]
-        if answer.strip() == gold:
+        if gold is not None and answer.strip() == str(gold).strip():
             return True
         if not numeric:
             return any(self._full_marks(problem, x) for x in dict.fromkeys((answer, plain(answer))))

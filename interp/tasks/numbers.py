@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 
 _WRAPS = (
-    re.compile(r"\\boxed\s*\{([^{}]*)\}"),
+    re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}"),
     re.compile(r"\$\$?([^$]*)\$\$?"),
     re.compile(r"\\\(((?:(?!\\\)).)*)\\\)", re.DOTALL),
     re.compile(r"\\\[((?:(?!\\\]).)*)\\\]", re.DOTALL),
