@@ -70,10 +70,9 @@ def _tags(text: str) -> list[str]:
         end = text.find("</answer>", start)
         if end < 0:
             return [*found, _ENDLESS]
-        inside = text[start:end]
-        found.append(
-            "" if _BOX.search(inside) else inside[: MAX_ANSWER + 1]
-        )  # its box counts already
+        inside = text[start:end].strip()
+        boxed = _BOX.match(inside) and inside.endswith("}")  # a box counts already
+        found.append("" if boxed else inside[: MAX_ANSWER + 1])
         at = text.find("<answer>", end)
     return found
 

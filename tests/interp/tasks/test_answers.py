@@ -106,6 +106,7 @@ WRONG = [
     "41\n42",
     "\\boxed{42} <answer>41</answer>",
     "<think>\\boxed{42}</think>",
+    "<answer>41 or \\boxed{42}</answer>",
     "\\boxed{42}</think> It is 41.",
     "<answer>42",
     " ".join(f"\\boxed{{{i}}}" for i in range(100)),

@@ -177,7 +177,8 @@ SIGNS = [
     " ", ",", ";", " or ", " and ", r"\text{ or }", r"\mathrm{or}", r"\lor", r"\vee", r"\quad", r"\,", r"\approx",
     r"\neq", r"\ne", "\\\\", r"\to", r"\rightarrow", "|", r"\mid", ":", "/", "<", r"\le", r"\in", r"\cup", r"\pm",
     "&", "$ or $", r"\)\(", "}{", "!", "'", "#", "%", r"\dots", "...", ". ", r"\iff", "->", "\u2192", "\u2248",
-    "\n", "_", r"\cancel{x}", r"\phantom{x}", r"\hspace{1em}", r"\newline", " dollars ", r"\therefore", r"\setminus", "?",
+    "\n", "_", r"\cancel{x}", r"\phantom{x}", r"\hspace{1em}", r"\newline", " dollars ", r"\therefore",
+    r"\setminus", "?",
 ]  # fmt: skip
 
 
