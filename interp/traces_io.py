@@ -19,8 +19,8 @@ def import_traces(model: Model, path: Path, task: Task) -> list[Trace]:
     """Traces of held-out problems, in the file's order, with `model`'s tokens and the task's grade.
 
     A line has `text`, the completion alone, and says its problem by `problem_id` or by `prompt`, the problem's
-    own words. With both, `prompt` is what the model really read and must hold the problem's words: a chat
-    template, say. Optional: `model` (default: `model.name`), `sample` (default: counted from 0 for each problem
+    own words. With both, `prompt` is what the model was asked instead, the problem's words and more: an
+    instruction, say, but no chat template (`prompt_tokens` knows the model's). Optional: `model` (default: `model.name`), `sample` (default: counted from 0 for each problem
     and model) and `stopped` (default true; false for a text that was cut off, which is never correct).
 
     Text is tokenized as generation would have it: the prompt by `prompt_tokens`, the completion without special
