@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import load_pair
 from interp.divergence.tokens import batches, score
-from interp.divergence.vocabulary import shared_vocabulary
 from interp.models import left_pad, positions_of
 from interp.types import Trace
+from interp.vocabulary import shared_vocabulary
 
 RANK, SCALE = 4, 0.02
 REPEATS = 3

@@ -18,6 +18,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from interp.errors import UserError
 from interp.loading import open_checkpoint
 
+PROBLEM = "{problem}"
+"""Where a problem stands in the text that asks it."""
 _SENTENCE_END = re.compile(r"[.!?]['\")\]]*\s*$|\n")
 
 
@@ -38,12 +40,18 @@ class Frame:
 
 @dataclass(eq=False)
 class Model:
-    """A loaded model: `bridge` is the TransformerLens object, `fingerprint` names its weights."""
+    """A loaded model: `bridge` is the TransformerLens object, `fingerprint` names its weights.
+
+    `template` is the text that a problem stands in where it is asked, `{problem}` its place;
+    `temperature` is that of sampled traces.
+    """
 
     name: str
     bridge: TransformerBridge
     tokenizer: Any  # a PreTrainedTokenizerBase, whose stubs are unions of everything
     fingerprint: str
+    template: str = PROBLEM
+    temperature: float = 1.0
     frame: Frame | None = field(default=None, repr=False)
 
     @property
@@ -132,6 +140,14 @@ def load_model(
     return Model(
         name or Path(spec).name.removesuffix(".gguf"), bridge, found.tokenizer, found.fingerprint
     )
+
+
+def chat_template(model: Model) -> str:
+    """What a problem stands in where a user asks it in a chat, or the problem alone for a model without chats."""
+    if not model.tokenizer.chat_template:
+        return PROBLEM
+    asked = [{"role": "user", "content": PROBLEM}]
+    return model.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
 
 
 def left_pad(

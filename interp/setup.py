@@ -57,6 +57,5 @@ class Setup(Generic[C]):
 
     def stage(self, name: str, work: Callable[[Path], None], *inputs: object) -> Path:
         """A stage that depends on the configuration, both models, and what else is named (JSON)."""
-        pair = self.pair.base, self.pair.thinking
-        models = [(model.fingerprint, model.tokenizer_hash) for model in pair]
-        return self.run.stage(name, [*models, *inputs], work)
+        hashes = [model.tokenizer_hash for model in (self.pair.base, self.pair.thinking)]
+        return self.run.stage(name, [self.pair.fingerprints, hashes, *inputs], work)

@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.cache import growing_cache
 from interp.errors import UserError
 from interp.jsonl import read_rows
-from interp.models import Frame, Model, left_pad, positions_of
+from interp.models import PROBLEM, Frame, Model, left_pad, positions_of
 from interp.progress import Progress
 from interp.tasks import Countdown
 from interp.types import Problem, Trace
@@ -23,8 +23,9 @@ MAX_NEW_TOKENS = 160
 
 
 def prompt_tokens(model: Model, prompt: str) -> list[int]:
-    """Token ids of a prompt with exactly one leading beginning-of-sequence token, if any exists."""
-    ids = model.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    """Token ids of a prompt in its template, with one leading beginning-of-sequence token, if there is any."""
+    text = model.template.replace(PROBLEM, prompt)
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     bos = model.tokenizer.bos_token_id
     return list(ids) if bos is None or ids[:1] == [bos] else [bos, *ids]
 
@@ -147,7 +148,7 @@ def generate(
 ) -> list[Trace]:
     """Generate and grade one trace per problem and sample, in order.
 
-    Sampling is at temperature 1; a row's draws depend on `seed`, its problem and its sample number
+    Sampling is at the model's `temperature`; a row's draws depend on `seed`, its problem and its sample number
     alone, so it gets the same tokens in any batch. `grade` defaults to the Countdown verifier.
     Interventions that are active on `model` apply, with a row's index in the returned list.
     """
@@ -167,6 +168,7 @@ def generate(
             uniforms,
             max_new_tokens,
             rows=torch.arange(begin, begin + len(part)),
+            temperature=model.temperature,
         )
         for (problem, k), tokens in zip(part, new, strict=True):
             traces.append(
@@ -211,11 +213,12 @@ def write_traces(traces: Sequence[Trace], path: Path) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """Traces of one model on some problems, kept in a file of this name."""
+    """Traces of one model on some problems of a task, kept in a file of this name."""
 
     file: str
     model: Model
     problems: Sequence[Problem]
+    grade: Callable[[Problem, str], bool]
     sampled: bool
     seed: int
 
@@ -236,6 +239,7 @@ def generate_all(
             traces = generate(
                 job.model,
                 job.problems,
+                job.grade,
                 sampled=job.sampled,
                 seed=job.seed,
                 max_new_tokens=max_new_tokens,

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.divergence.vocabulary import Vocabulary
 from interp.models import Model, left_pad, positions_of
 from interp.pairs import SHARED_PAD, Pair
 from interp.types import Trace
+from interp.vocabulary import Vocabulary
 
 N_TOP = 5
 """How many of the likeliest tokens are kept."""

@@ -14,7 +14,6 @@ from interp.pairs import load_pair
 from interp.progress import Progress
 from interp.runs import write_json
 from interp.setup import Setup, config_json
-from interp.tasks import Countdown
 
 SCHEMA = "whenlens.hybrid/1"
 
@@ -27,7 +26,13 @@ def run_hybrid(
     An interrupted run goes on at the arm and shard where it stopped. Raises `UserError` for models
     that do not match or never differ, and for a budget that leaves no room.
     """
-    setup = Setup("hybrid", load_pair(config.pair), config, out, progress or Progress())
+    setup = Setup(
+        "hybrid",
+        load_pair(config.pair, config.thinking, template=config.template),
+        config,
+        out,
+        progress or Progress(),
+    )
     traces = make_traces(setup)
     lab, taxonomy = prepare(setup, traces)
     choice = choose(setup, lab, traces, taxonomy)
@@ -38,7 +43,7 @@ def run_hybrid(
         "version": importlib.metadata.version("whenlens"),
         "command": command,
         "pair": setup.pair.name,
-        "task": Countdown.name,
+        "task": config.task,
         "mode": "sampled" if config.sampled else "greedy",
         "seeds": list(config.seeds),
         "d_model": setup.pair.base.d_model,

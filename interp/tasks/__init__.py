@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from interp.errors import UserError, unknown_name
 from interp.tasks.countdown import Countdown
 from interp.tasks.gym import RUN_CODE, GymTask, gym_names
+from interp.tasks.questions import Questions
 from interp.tasks.written import BENCHMARKS, read_benchmark, read_problems
 from interp.types import Problem
 
@@ -45,13 +46,13 @@ class Task(Protocol):
         ...
 
 
-TASKS: dict[str, Callable[[], Task]] = {Countdown.name: Countdown}
+TASKS: dict[str, Callable[[], Task]] = {Countdown.name: Countdown, Questions.name: Questions}
 
 
 def load_task(name: str) -> Task:
     """Return the task of that name.
 
-    `countdown`; a data set of reasoning-gym (`leg_counting`); `gsm8k` and `math500`, from the hub or from a file
+    `countdown`; `questions`; a data set of reasoning-gym (`leg_counting`); `gsm8k` and `math500`, from the hub or from a file
     (`gsm8k:PATH.jsonl`); or any file of prompts and answers (`PATH.jsonl`). Raises `UserError` with the nearest
     names otherwise, and where a package or a file is missing.
     """
@@ -72,4 +73,4 @@ def load_task(name: str) -> Task:
     return GymTask(name)
 
 
-__all__ = ["TASKS", "Countdown", "Task", "load_task"]
+__all__ = ["TASKS", "Countdown", "Questions", "Task", "load_task"]

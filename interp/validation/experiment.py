@@ -14,7 +14,7 @@ from interp.models import Model
 from interp.pairs import Pair, load_pair
 from interp.progress import Progress
 from interp.runs import Run, read_json, write_json
-from interp.types import Trace
+from interp.types import BEHAVIORS, Trace
 from interp.validation.bench import MODELS, Bench
 from interp.validation.candidates import CandidateDirection, read_candidates
 from interp.validation.evidence import Evidence
@@ -90,13 +90,13 @@ def run_validation(
         if not candidates:
             raise unknown_name("direction", only, names)
     folder, which = split_model(model, pair)
-    loaded = load_pair(folder)
-    own: Model = getattr(loaded, which)
     config = config or Config(pair=folder, n_random=100)
+    loaded = load_pair(folder, config.thinking, template=config.template)
+    own: Model = getattr(loaded, which)
     # Of a file for both models, those of the other one are not on trial.
     here = [c for c in candidates if c.provenance.get("model", own.name) == own.name] or candidates
     for candidate in here:
-        check_candidate(candidate, own, config.behaviors)
+        check_candidate(candidate, own, config.behaviors or BEHAVIORS)
     run = Run(out, json.loads(json.dumps(asdict(config))))
     cards, folders = [], _folders([c.name for c in here])
     with torch.no_grad():
