@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp.errors import UserError, unknown_name
 from interp.models import Model
+from interp.types import BEHAVIORS
 from probes import MeanDifference
 
 
@@ -74,16 +75,22 @@ class DirectionSet:
 
     @classmethod
     def load(cls, path: Path) -> "DirectionSet":
-        """Read what `save` wrote; raises `UserError` for a file that is no safetensors file."""
+        """Read what `save` wrote; raises `UserError` for a file that is no safetensors file, and for a
+        direction of no known behavior: behaviors name folders.
+        """
         try:
             with safe_open(path, "pt") as file:
                 stated = sorted((file.metadata() or {}).items())
-                return cls.of(Direction(file.get_tensor(k), **json.loads(v)) for k, v in stated)
+                found = cls.of(Direction(file.get_tensor(k), **json.loads(v)) for k, v in stated)
         except SafetensorError as error:
             raise UserError(
                 f"{str(path)!r} is no safetensors file of directions ({error}): give the "
                 "directions.safetensors of a run."
             ) from error
+        for direction in found:
+            if direction.behavior not in BEHAVIORS:
+                raise unknown_name("behavior", direction.behavior, BEHAVIORS)
+        return found
 
     @classmethod
     def of(cls, directions: Iterable[Direction]) -> "DirectionSet":

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp.cache import growing_cache
 from interp.errors import UserError
+from interp.jsonl import read_rows
 from interp.models import PROBLEM, Frame, Model, left_pad, positions_of
 from interp.progress import Progress
 from interp.tasks import Countdown
@@ -250,18 +251,12 @@ def generate_all(
 def read_traces(path: Path) -> list[Trace]:
     """Read what `write_traces` wrote; raises `UserError` on an empty or malformed file."""
 
-    def rows() -> Iterator[Trace]:
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            try:
-                fields = json.loads(line)
-                yield Trace(**{**fields, "tokens": tuple(fields["tokens"])})
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"Line {number} of {str(path)!r} is no trace ({error}): expected JSON lines "
-                    "as written by whenlens; regenerate the file."
-                ) from error
-
-    traces = list(rows())
+    traces, expected = [], "expected JSON lines as written by whenlens; regenerate the file"
+    for row in read_rows(path, expected):
+        try:
+            traces.append(Trace(**{**row.fields, "tokens": tuple(row.fields["tokens"])}))
+        except (KeyError, TypeError) as error:
+            raise row.fault(f"is no trace ({error})", expected) from error
     if not traces:
         raise UserError(
             f"{str(path)!r} holds no traces: expected at least one JSON line; regenerate the file."

@@ -180,6 +180,13 @@ def test_directions_survive_the_file(tiny, sharp, tmp_path):
     assert {d.model for d in back} == {"tiny", "sharp", odd.name}
 
 
+@pytest.mark.parametrize("behavior", ["../../outside", "/outside", "", "Verification"])
+def test_a_direction_of_no_known_behavior_is_not_read(tiny, tmp_path, behavior):
+    DirectionSet.of([direction(tiny, behavior)]).save(tmp_path / "d.safetensors")
+    with pytest.raises(UserError, match="Unknown behavior"):
+        DirectionSet.load(tmp_path / "d.safetensors")
+
+
 def test_an_empty_set_survives_the_file(tmp_path):
     DirectionSet().save(tmp_path / "d.safetensors")
     assert len(DirectionSet.load(tmp_path / "d.safetensors")) == 0
