@@ -29,7 +29,7 @@ from interp.causal import (
     spread,
 )
 from interp.causal_subject import Subject
-from interp.config import Config, Material, layers_tried
+from interp.config import Config, Material, asked_problems, layers_tried
 from interp.curves import causal_sweep, dose_response, mean_effect
 from interp.models import Model
 from interp.pairs import Pair
@@ -266,7 +266,7 @@ class CausalTest(Subject):
         "clean" stands for the unedited model.
         """
         config, task = self.config, load_task(self.config.task)
-        problems = {p.id: p for p in task.problems()}
+        problems = {p.id: p for p in asked_problems(task)}
         report = [problems[t.problem_id] for t in self.clean_traces]
         real = [trial.real for trial in trials.values()]
         total = len(real) + len(arms)

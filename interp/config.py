@@ -1,9 +1,9 @@
 """What a run depends on, and the problems and texts that its stages share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from interp.runs import content_key
-from interp.tasks import load_task
+from interp.tasks import Task, load_task
 from interp.types import Problem, Segment, Trace
 from probes import split_groups
 
@@ -109,9 +109,17 @@ class DivergenceConfig(PairConfig):
     max_tokens: int = 169
 
 
+def asked_problems(task: Task) -> tuple[Problem, ...]:
+    """A task's held-out problems as models read them: each with the task's instruction after it."""
+    found = task.problems()
+    if not task.instruction:
+        return found
+    return tuple(replace(p, prompt=f"{p.prompt} {task.instruction}") for p in found)
+
+
 def split_problems(config: PairConfig) -> dict[str, list[Problem]]:
     """Held-out problems for fitting, selecting and reporting; no problem serves two ends."""
-    problems = load_task(config.task).problems()
+    problems = asked_problems(load_task(config.task))
     shares = {"fit": 0.3, "select": 0.2, "report": 0.5}
     masks = split_groups([p.id for p in problems], shares, config.seed)
     limits = {"fit": config.n_fit, "select": config.n_select, "report": config.n_report}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from interp.behaviors import segment_all
-from interp.config import Material
+from interp.config import Material, asked_problems
 from interp.directions import DirectionSet
 from interp.interventions import Add, intervene
 from interp.pairs import Pair
@@ -28,7 +28,7 @@ def examples(material: Material, pair: Pair, directions: DirectionSet, results: 
         if i:
             continue
         problem_id = material.traces["base", "report"][0].problem_id
-        problem = next(p for p in task.problems() if p.id == problem_id)
+        problem = next(p for p in asked_problems(task) if p.id == problem_id)
         for behavior, entry in results["behaviors"].items():
             direction = directions[behavior, pair.base.name]
             edit = Add(direction.vector, direction.layer, entry["dose"], direction.unit)

@@ -12,7 +12,7 @@ from interp.activations import ActivationStore
 from interp.behaviors import segment_all
 from interp.causal import ArmResult
 from interp.causal_subject import Subject
-from interp.config import Config
+from interp.config import Config, asked_problems
 from interp.decisions import DecisionPoints
 from interp.pairs import Pair
 from interp.pipeline import make_traces, read_activations
@@ -59,7 +59,7 @@ class Bench:
             name: Subject(getattr(pair, name), name, config, material, fit[name]) for name in MODELS
         }
         task = load_task(config.task)
-        problems = {p.id: p for p in task.problems()}
+        problems = {p.id: p for p in asked_problems(task)}
         asked = [problems[t.problem_id] for t in material.traces[which, "report"]]
         other = MODELS[1 - MODELS.index(which)]
         return cls(
