@@ -252,6 +252,7 @@ def generate_under(
             seed=seed,
             batch_size=len(asked),
             max_new_tokens=max_new_tokens,
+            share_prompts=n_copies > 1 and all(edit.at == "starts" for edit in edits),
         )
     n = len(problems)
     return [traces[i * n : (i + 1) * n] for i in range(n_copies)], audit

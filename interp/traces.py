@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,6 +81,11 @@ class Batch:
             "use_cache": True,
         }
 
+    def keep_last(self) -> None:
+        """Read only the prompts' last tokens in the next pass: those before are in its cache."""
+        self.ids, self.real, self.starts = self.ids[:, -1:], self.real[:, -1:], self.starts[:, -1:]
+        self.positions = self.positions[:, -1:]
+
     def say(self, tokens: Int[Tensor, " row"]) -> Int[Tensor, " kept"] | None:
         """Append a token to every row still going; returns the rows to keep in caches, if not all.
 
@@ -104,6 +110,24 @@ class Batch:
         return keep
 
 
+def _read_shared(model: Model, prompts: Sequence[Sequence[int]], cache: Any) -> None:
+    """Fill the cache with each row's prompt but for its last token, reading each distinct one once."""
+    places: dict[tuple[int, ...], int] = {}
+    rows = [places.setdefault(tuple(prompt[:-1]), len(places)) for prompt in prompts]
+    ids, real = left_pad(list(places), model.tokenizer.pad_token_id or 0, model.device)
+    everywhere = torch.arange(len(ids), device=model.device)
+    with model.framed(Frame(everywhere, real, torch.zeros_like(real))):
+        model.bridge(
+            ids,
+            past_key_values=cache,
+            return_type=None,
+            attention_mask=real.long(),
+            position_ids=positions_of(real),
+            use_cache=True,
+        )
+    cache.batch_select_indices(torch.tensor(rows, device=model.device))
+
+
 @torch.no_grad()
 def decode(
     model: Model,
@@ -113,13 +137,18 @@ def decode(
     rows: Int[Tensor, " row"] | None = None,
     temperature: float = 1.0,
     min_active_share: float = 0.8,
+    share_prompts: bool = False,
 ) -> list[list[int]]:
     """Continue each prompt until its end-of-sequence token; returns the new tokens of each row.
 
     One forward for the prompts, then one-token forwards over the KV cache. `rows` are the indices
-    that interventions see (default: the row's place in `prompts`).
+    that interventions see (default: the row's place in `prompts`). With `share_prompts` prompts that several
+    rows have are read once, up to their last token: right where interventions edit no token before it.
     """
     batch, cache = Batch(model, prompts, min_active_share), growing_cache(model)
+    if share_prompts and min(map(len, prompts)) > 1:
+        _read_shared(model, prompts, cache)
+        batch.keep_last()
     rows = torch.arange(len(prompts)) if rows is None else rows
     rows = rows.to(model.device)
     for step in range(max_new_tokens):
@@ -145,12 +174,14 @@ def generate(
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 512,
     advance: Callable[[int], None] = lambda n: None,
+    share_prompts: bool = False,
 ) -> list[Trace]:
     """Generate and grade one trace per problem and sample, in order.
 
     Sampling is at the model's `temperature`; a row's draws depend on `seed`, its problem and its sample number
     alone, so it gets the same tokens in any batch. `grade` defaults to the Countdown verifier.
-    Interventions that are active on `model` apply, with a row's index in the returned list.
+    Interventions that are active on `model` apply, with a row's index in the returned list; `share_prompts`
+    is for those that edit no token of a prompt but its last one.
     """
     grade = grade or Countdown().grade
     asked = [(problem, k) for problem in problems for k in range(n_samples)]
@@ -169,6 +200,7 @@ def generate(
             max_new_tokens,
             rows=torch.arange(begin, begin + len(part)),
             temperature=model.temperature,
+            share_prompts=share_prompts,
         )
         for (problem, k), tokens in zip(part, new, strict=True):
             traces.append(
