@@ -48,7 +48,7 @@ def next_tokens(
         return logits.argmax(-1)
     cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
     threshold = uniforms[..., None] * cumulative[..., -1:]
-    return (cumulative > threshold).int().argmax(-1)
+    return torch.searchsorted(cumulative, threshold, right=True)[..., 0]
 
 
 class Batch:
@@ -75,10 +75,11 @@ class Batch:
     def inputs(self) -> dict:
         """Keyword arguments of the next pass, but for its cache."""
         return {
-            "return_type": "logits",
+            "input_ids": self.ids,
             "attention_mask": self.mask.long(),
             "position_ids": self.positions,
             "use_cache": True,
+            "logits_to_keep": 1,
         }
 
     def keep_last(self) -> None:
@@ -117,13 +118,13 @@ def _read_shared(model: Model, prompts: Sequence[Sequence[int]], cache: Any) -> 
     ids, real = left_pad(list(places), model.tokenizer.pad_token_id or 0, model.device)
     everywhere = torch.arange(len(ids), device=model.device)
     with model.framed(Frame(everywhere, real, torch.zeros_like(real))):
-        model.bridge(
-            ids,
+        model.hf(
+            input_ids=ids,
             past_key_values=cache,
-            return_type=None,
             attention_mask=real.long(),
             position_ids=positions_of(real),
             use_cache=True,
+            logits_to_keep=1,
         )
     cache.batch_select_indices(torch.tensor(rows, device=model.device))
 
@@ -153,7 +154,7 @@ def decode(
     rows = rows.to(model.device)
     for step in range(max_new_tokens):
         with model.framed(Frame(rows[batch.places], batch.real, batch.starts, step)):
-            logits = model.bridge(batch.ids, past_key_values=cache, **batch.inputs())
+            logits = model.hf(past_key_values=cache, **batch.inputs()).logits
         draws = None if uniforms is None else uniforms[batch.places.cpu(), step].to(model.device)
         keep = batch.say(next_tokens(logits[:, -1], draws, temperature))
         if not batch.going.any():

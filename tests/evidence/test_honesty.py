@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from interp.activations import collect, hook_name, pool_batch
+from interp.activations import collect
 from interp.behaviors import segment_all
 from interp.causal import beside_null, over_choices
 from interp.causal_stage import CausalTest
 from interp.config import Config, Material, split_problems
 from interp.pairs import load_pair
+from interp.pooling import hook_name, pool_batch
 from interp.readings import READINGS, fitted_vectors, shuffled_vectors
 from interp.tasks import Countdown
 from interp.traces import generate
