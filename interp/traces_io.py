@@ -20,8 +20,9 @@ def import_traces(model: Model, path: Path, task: Task) -> list[Trace]:
 
     A line has `text`, the completion alone, and says its problem by `problem_id` or by `prompt`, the problem's
     own words. With both, `prompt` is what the model was asked instead, the problem's words and more: an
-    instruction, say, but no chat template (`prompt_tokens` knows the model's). Optional: `model` (default: `model.name`), `sample` (default: counted from 0 for each problem
-    and model) and `stopped` (default true; false for a text that was cut off, which is never correct).
+    instruction, say, but no chat template (`prompt_tokens` knows the model's). Optional: `model` (default:
+    `model.name`), `sample` (default: counted from 0 for each problem and model) and `stopped` (default true;
+    false for a text that was cut off, which is never correct).
 
     Text is tokenized as generation would have it: the prompt by `prompt_tokens`, the completion without special
     tokens, an end-of-sequence token after it where it stopped. Raises `UserError`, with file and line, for a row

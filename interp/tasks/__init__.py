@@ -52,9 +52,9 @@ TASKS: dict[str, Callable[[], Task]] = {Countdown.name: Countdown, Questions.nam
 def load_task(name: str) -> Task:
     """Return the task of that name.
 
-    `countdown`; `questions`; a data set of reasoning-gym (`leg_counting`); `gsm8k` and `math500`, from the hub or from a file
-    (`gsm8k:PATH.jsonl`); or any file of prompts and answers (`PATH.jsonl`). Raises `UserError` with the nearest
-    names otherwise, and where a package or a file is missing.
+    `countdown`; `questions`; a data set of reasoning-gym (`leg_counting`); `gsm8k` and `math500`, from the hub
+    or from a file (`gsm8k:PATH.jsonl`); or any file of prompts and answers (`PATH.jsonl`). Raises `UserError`
+    with the nearest names otherwise, and where a package or a file is missing.
     """
     kind, colon, path = name.partition(":")
     if name in TASKS:
