@@ -1,6 +1,7 @@
 """What a run depends on, and the problems and texts that its stages share."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
 
 from interp.runs import content_key
 from interp.tasks import Task, load_task
@@ -129,6 +130,14 @@ def split_problems(config: PairConfig) -> dict[str, list[Problem]]:
         chosen.sort(key=lambda p: content_key(config.seed, p.id))
         splits[name] = chosen[: limits[name]]
     return splits
+
+
+def config_json(config: PairConfig) -> dict:
+    """The configuration as JSON holds it, with a key of its problems: those in a file may change."""
+    problems = [
+        [p.id, p.prompt, p.data] for split in split_problems(config).values() for p in split
+    ]
+    return {**json.loads(json.dumps(asdict(config))), "problems": content_key(problems)}
 
 
 def layers_tried(config: Config, n_layers: int) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Directions with their provenance, and the safetensors file that carries them."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from interp.errors import UserError, unknown_name
 from interp.models import Model
-from interp.types import BEHAVIORS
 from probes import MeanDifference
 
 
@@ -76,7 +76,7 @@ class DirectionSet:
     @classmethod
     def load(cls, path: Path) -> "DirectionSet":
         """Read what `save` wrote; raises `UserError` for a file that is no safetensors file, and for a
-        direction of no known behavior: behaviors name folders.
+        behavior that is not of letters and hyphens: behaviors name folders.
         """
         try:
             with safe_open(path, "pt") as file:
@@ -88,8 +88,11 @@ class DirectionSet:
                 "directions.safetensors of a run."
             ) from error
         for direction in found:
-            if direction.behavior not in BEHAVIORS:
-                raise unknown_name("behavior", direction.behavior, BEHAVIORS)
+            if not re.fullmatch(r"[A-Za-z]+(-[A-Za-z]+)*", str(direction.behavior)):
+                raise UserError(
+                    f"{str(path)!r} holds a direction of {direction.behavior!r:.60}: expected a behavior of "
+                    "letters and hyphens; correct the file."
+                )
         return found
 
     @classmethod

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from interp import causal_stage
 from interp.activations import READS, ActivationStore, collect, hook_name, load_store
 from interp.behaviors import labels_of, segment_all
 from interp.causal import MIN_PROBLEMS
-from interp.config import Config, Material, layers_tried, split_problems
+from interp.config import Config, Material, config_json, layers_tried, split_problems
 from interp.directions import Direction, DirectionSet
 from interp.errors import UserError, unknown_name
 from interp.pairs import Pair, load_pair
@@ -212,7 +212,7 @@ def run_main_job(config: Config, out: Path, command: str, progress: Progress | N
     )
     for layer in config.layers or ():
         pair.base.check_layer(layer)
-    run = Run(out, json.loads(json.dumps(asdict(config))))
+    run = Run(out, config_json(config))
     with torch.no_grad():
         material = make_traces(run, pair, config, progress)
         fit = read_activations(run, pair, material, "fit", progress)

@@ -4,7 +4,7 @@ import importlib.metadata
 from pathlib import Path
 
 from interp.atlas import write_atlas
-from interp.config import DivergenceConfig
+from interp.config import DivergenceConfig, config_json
 from interp.divergence.layers import layer_curves
 from interp.divergence.stages import Divergence
 from interp.divergence.summary import MIN_TRACES, promoted, summarize
@@ -14,7 +14,7 @@ from interp.errors import UserError
 from interp.pairs import load_pair
 from interp.progress import Progress
 from interp.runs import write_json
-from interp.setup import Setup, config_json
+from interp.setup import Setup
 from interp.vocabulary import shared_vocabulary
 
 SCHEMA = "whenlens.divergence/1"

@@ -4,7 +4,7 @@ import importlib.metadata
 from dataclasses import asdict
 from pathlib import Path
 
-from interp.config import HybridConfig
+from interp.config import HybridConfig, config_json
 from interp.hybrid.measurement import Measurement
 from interp.hybrid.measures import contrast, verdict
 from interp.hybrid.preparation import make_traces, prepare
@@ -13,7 +13,7 @@ from interp.hybrid_report import write_hybrid_report
 from interp.pairs import load_pair
 from interp.progress import Progress
 from interp.runs import write_json
-from interp.setup import Setup, config_json
+from interp.setup import Setup
 
 SCHEMA = "whenlens.hybrid/1"
 

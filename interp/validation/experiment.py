@@ -3,12 +3,11 @@
 import importlib.metadata
 import itertools
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from interp.config import Config
+from interp.config import Config, config_json
 from interp.errors import UserError, unknown_name
 from interp.models import Model
 from interp.pairs import Pair, load_pair
@@ -97,7 +96,7 @@ def run_validation(
     here = [c for c in candidates if c.provenance.get("model", own.name) == own.name] or candidates
     for candidate in here:
         check_candidate(candidate, own, config.behaviors or BEHAVIORS)
-    run = Run(out, json.loads(json.dumps(asdict(config))))
+    run = Run(out, config_json(config))
     cards, folders = [], _folders([c.name for c in here])
     with torch.no_grad():
         bench = Bench.prepare(run, loaded, which, config, progress)
@@ -178,7 +177,7 @@ def _card(
         "provenance": candidate.provenance,
         # Whoever fitted it elsewhere may have used the very problems that it is tested on.
         "held_out": held_out or None,
-        "config": json.loads(json.dumps(asdict(config))),
+        "config": config_json(config),
     }
 
 

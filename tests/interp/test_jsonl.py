@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.errors import UserError
@@ -19,6 +19,7 @@ VALUES = st.recursive(
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=3), max_size=5), st.data())
+@settings(deadline=None)
 def test_objects_come_back_as_json_has_them(tmp_path_factory, rows, data):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     ends, text, numbers = [], data.draw(st.sampled_from(["", "\ufeff"])), []

@@ -1,11 +1,12 @@
 """What stands behind a model's short name, and what a run of it does by default."""
 
 import builtins
+import json
 import re
 
 import pytest
 
-from interp.config import Config, layers_tried
+from interp.config import Config, config_json, layers_tried
 from interp.errors import UserError
 from interp.loading import HUB_ID
 from interp.pairs import load_pair
@@ -72,3 +73,17 @@ def test_the_help_names_every_preset():
 
     words = re.findall(r"[\w.-]+", str(PairName.__metadata__[0].help))  # pyright: ignore
     assert {*PRESETS, *BUILT_IN} <= {word.rstrip(".") for word in words}
+
+
+def test_a_changed_file_of_problems_is_another_run(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [
+        {"id": f"p{i}", "prompt": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(9)
+    ]
+    found = []
+    for changed in (False, False, True):
+        rows[4]["answer"] = "9" if changed else "8"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found.append(config_json(config_for("smollm2", task=str(path))))
+    assert found[0] == found[1] != found[2]
+    assert found[0] | {"problems": ""} == found[2] | {"problems": ""}

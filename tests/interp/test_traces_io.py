@@ -195,9 +195,10 @@ def test_any_text_of_a_byte_level_tokenizer_is_tiled_by_sentences(byte_model, tm
 
 
 def test_a_text_whose_sentences_cut_a_character_is_refused(byte_model, tmp_path):
-    broken = copy.copy(byte_model)
-    broken.boundary = torch.ones_like(byte_model.boundary)  # each token ends a sentence
-    row = {"problem_id": PROBLEMS[0].id, "text": "check \U0001f600"}
+    broken, text = copy.copy(byte_model), "check \U0001f600 once more"
+    first = byte_model.tokenizer("\U0001f600")["input_ids"][0]
+    broken.boundary = torch.arange(len(byte_model.tokenizer)) == first
+    row = {"problem_id": PROBLEMS[0].id, "text": text}
     with pytest.raises(UserError, match="^Line 2 .* cannot be cut into sentences"):
         import_traces(broken, write(tmp_path / "t.jsonl", {**row, "text": "check me"}, row), TASK)
 

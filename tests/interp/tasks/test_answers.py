@@ -1,7 +1,7 @@
 """What a trace states: one answer is found wherever it stands, and no list of candidates is one."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.tasks.answers import MAX_ANSWER, MAX_STATED, stated_answers
@@ -12,6 +12,7 @@ NUMBERS = st.integers(-(10**6), 10**6)
 
 
 @given(WORDS, st.text("xy+-0123456789/^ ", min_size=1).filter(str.strip), WORDS)
+@settings(deadline=None)
 def test_a_box_is_found_wherever_it_stands(before, answer, after):
     expected = (answer.strip(),)
     assert stated_answers(f"{before}\\boxed{{{answer}}}{after}") == expected
@@ -23,6 +24,7 @@ def test_a_box_is_found_wherever_it_stands(before, answer, after):
 
 
 @given(st.text(max_size=300))
+@settings(deadline=None)
 def test_no_text_is_an_error_and_every_answer_is_part_of_the_text(text):
     for numeric in (True, False):
         for answer in stated_answers(text, numeric):
@@ -30,6 +32,7 @@ def test_no_text_is_an_error_and_every_answer_is_part_of_the_text(text):
 
 
 @given(st.lists(NUMBERS, min_size=2, max_size=12, unique=True), st.data())
+@settings(deadline=None)
 def test_boxes_or_tags_that_differ_are_right_for_none_of_their_answers(numbers, data):
     marks = data.draw(
         st.lists(
@@ -43,6 +46,7 @@ def test_boxes_or_tags_that_differ_are_right_for_none_of_their_answers(numbers, 
 
 
 @given(NUMBERS, st.integers(1, MAX_STATED))
+@settings(deadline=None)
 def test_one_answer_in_several_boxes_is_one_answer(number, times):
     assert states(f"so \\boxed{{{number}}} " * times, str(number))
 
@@ -51,6 +55,7 @@ def test_one_answer_in_several_boxes_is_one_answer(number, times):
     st.lists(NUMBERS, min_size=2, max_size=30, unique=True),
     st.sampled_from([" ", ", ", " or ", "\n", "; "]),
 )
+@settings(deadline=None)
 def test_a_list_of_numbers_is_right_for_none_of_them(numbers, between):
     listed = between.join(map(str, numbers))
     for text in (

@@ -42,6 +42,7 @@ UNITS = [
 
 
 @given(FRACTIONS, st.sampled_from(WRAPS), st.sampled_from(UNITS), st.integers(1, 50))
+@settings(deadline=None)
 def test_a_fraction_has_its_value_however_it_is_written(value, wrap, unit, times):
     top, bottom = value.numerator * times, value.denominator * times
     sign = "-" if top < 0 else ""
@@ -54,6 +55,7 @@ def test_a_fraction_has_its_value_however_it_is_written(value, wrap, unit, times
 
 
 @given(st.decimals(-(10**9), 10**9, places=3), st.sampled_from(WRAPS), st.sampled_from(UNITS))
+@settings(deadline=None)
 def test_a_decimal_has_its_value_with_and_without_separators(value, wrap, unit):
     for form in (
         f"{value}",
@@ -69,6 +71,7 @@ def test_a_decimal_has_its_value_with_and_without_separators(value, wrap, unit):
     st.integers(0, 10**6),
     st.sampled_from(list("+-*^!x=<>|,;: ") + ["\\cdot ", " or "]),
 )
+@settings(deadline=None)
 def test_two_numbers_with_anything_but_a_fraction_bar_between_them_are_no_numeral(a, b, between):
     if between == "," and len(str(b)) == 3 and len(str(a)) <= 3:  # thousands
         assert number(f"{a},{b}") == int(f"{a}{b}")
@@ -87,7 +90,7 @@ def test_anything_else_is_no_numeral(text):
 
 
 @given(st.text(max_size=80), st.text(max_size=80))
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_text_makes_the_cheap_comparisons_fail(answer, gold):
     assert tidy(tidy(answer)) == tidy(answer) or "\\" in answer or "*" in answer or "." in answer
     plain(answer)

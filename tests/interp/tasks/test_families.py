@@ -1,6 +1,6 @@
 """Where a task has no kinds of problems, questions are cut in halves by length."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.tasks.families import MIN_SHARE, by_length
@@ -8,6 +8,7 @@ from interp.types import Problem
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=40))
+@settings(deadline=None)
 def test_long_questions_are_longer_and_as_near_to_half_as_can_be(lengths):
     found = by_length([Problem(str(i), "x" * n, {"kept": i}) for i, n in enumerate(lengths)])
     kinds = [p.data["family"] for p in found]

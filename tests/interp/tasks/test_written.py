@@ -90,6 +90,7 @@ def test_any_file_of_prompts_and_answers_is_a_task(tmp_path):
 
 
 @given(st.text(max_size=30))
+@settings(deadline=None)
 def test_a_file_name_becomes_a_name_that_is_no_path(tmp_path_factory, name):
     stem = re.sub(r"[/\x00-\x1f\ud800-\udfff]", "_", name)[:40]
     path = tmp_path_factory.mktemp("named") / f"{stem}.jsonl"
