@@ -62,7 +62,7 @@ def hybrid(
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="What the prompt baseline puts before each problem [default: the pair's]."
+            help="What the prompt baseline puts before each problem (default: the pair's)."
         ),
     ] = None,
     max_tokens: MaxTokens = 169,
@@ -250,7 +250,7 @@ def main() -> None:
     from safetensors import SafetensorError
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         app()
     except ValueError as error:

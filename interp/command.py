@@ -35,8 +35,8 @@ Task = Annotated[
 Template = Annotated[
     str | None,
     typer.Option(
-        help="What both models read, with {problem} where the problem stands [default: the thinking model's chat "
-        "template, if it has one]."
+        help="What both models read, with {problem} where the problem stands (default: the thinking model's chat "
+        "template, if it has one)."
     ),
 ]
 RunFolder = Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")]

@@ -207,12 +207,13 @@ def run_main_job(config: Config, out: Path, command: str, progress: Progress | N
     for name in config.behaviors or ():
         if name not in known:
             raise unknown_name("behavior", name, known)
+    told = config_json(config)  # a task that does not exist is refused before models are loaded
     pair = load_pair(
         config.pair, config.thinking, template=config.template, temperature=config.temperature
     )
     for layer in config.layers or ():
         pair.base.check_layer(layer)
-    run = Run(out, config_json(config))
+    run = Run(out, told)
     with torch.no_grad():
         material = make_traces(run, pair, config, progress)
         fit = read_activations(run, pair, material, "fit", progress)

@@ -19,7 +19,7 @@ def run(
         str | None,
         typer.Option(
             help="countdown, a reasoning-gym data set (gsm_symbolic), gsm8k[:FILE], math500[:FILE], questions, "
-            "or a JSONL file of problems [default: countdown for built-in pairs, else gsm_symbolic]."
+            "or a JSONL file of problems (default: countdown for built-in pairs, else gsm_symbolic)."
         ),
     ] = None,
     out: RunFolder = Path("runs/demo"),
@@ -27,26 +27,26 @@ def run(
     behavior: Annotated[
         list[str] | None,
         typer.Option(
-            help="A behavior to test; repeat for several [default: four of built-in pairs, else all frequent]."
+            help="A behavior to test; repeat for several (default: four of built-in pairs, else all frequent)."
         ),
     ] = None,
     annotator: Annotated[
         str | None,
         typer.Option(
-            help="Who names behaviors: grammar, keywords or form [default: grammar for built-in pairs, form for "
-            "questions, else keywords]."
+            help="Who names behaviors: grammar, keywords or form (default: grammar for built-in pairs, form for "
+            "questions, else keywords)."
         ),
     ] = None,
     layer: Annotated[
         list[int] | None,
         typer.Option(
-            help="A layer to search; repeat for several [default: all, or six of a deep model]."
+            help="A layer to search; repeat for several (default: all, or six of a deep model)."
         ),
     ] = None,
     template: Template = None,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Of sampled traces [default: 1, other models .7]."),
+        typer.Option(min=0.01, help="Of sampled traces (default: 1, other models .7)."),
     ] = None,
     n_fit: Sizes = None,
     n_select: Sizes = None,
@@ -64,8 +64,10 @@ def run(
 ) -> None:
     """Do the main job: traces, activations, probes, causal tests with nulls, figures, report.
 
-    Writes results.json, directions.safetensors and report.html into the run's folder. Under five
-    minutes on two cores for the built-in pair; `--base smollm2 --task gsm_symbolic` runs it on a real model.
+    Writes results.json, directions.safetensors and report.html into the run's folder, in under five minutes on
+    two cores for the built-in pair.
+
+    On a real model: whenlens run --base smollm2 --task gsm_symbolic --out runs/smollm2
     """
     from interp.pipeline import run_main_job
     from interp.presets import config_for

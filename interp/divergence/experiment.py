@@ -28,6 +28,7 @@ def run_divergence(
     An interrupted run goes on at the stage where it stopped. Raises `UserError` for models that do not
     match or never differ, and for a budget that leaves no room.
     """
+    told = config_json(config)  # a task that does not exist is refused before models are loaded
     pair = load_pair(config.pair, config.thinking, template=config.template)
     vocabulary = shared_vocabulary(pair.base, pair.thinking)
     setup = Setup("divergence", pair, config, out, progress or Progress())
@@ -65,7 +66,7 @@ def run_divergence(
         "seed": config.seed,
         "d_model": pair.base.d_model,
         "n_layers": pair.base.n_layers,
-        "config": config_json(config),
+        "config": told,
         "splits": {name: len(problems) for name, problems in setup.splits.items()},
         "vocabulary": {
             "shared": vocabulary.size,

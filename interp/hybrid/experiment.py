@@ -26,13 +26,9 @@ def run_hybrid(
     An interrupted run goes on at the arm and shard where it stopped. Raises `UserError` for models
     that do not match or never differ, and for a budget that leaves no room.
     """
-    setup = Setup(
-        "hybrid",
-        load_pair(config.pair, config.thinking, template=config.template),
-        config,
-        out,
-        progress or Progress(),
-    )
+    told = config_json(config)  # a task that does not exist is refused before models are loaded
+    pair = load_pair(config.pair, config.thinking, template=config.template)
+    setup = Setup("hybrid", pair, config, out, progress or Progress())
     traces = make_traces(setup)
     lab, taxonomy = prepare(setup, traces)
     choice = choose(setup, lab, traces, taxonomy)
@@ -48,7 +44,7 @@ def run_hybrid(
         "seeds": list(config.seeds),
         "d_model": setup.pair.base.d_model,
         "n_layers": setup.pair.base.n_layers,
-        "config": config_json(config),
+        "config": told,
         "splits": {name: len(problems) for name, problems in setup.splits.items()},
         "accuracy": {
             name: scale.accuracy(values) | {"n": len(values)}
