@@ -69,7 +69,7 @@ def plain(pair, traces) -> None:
     for rows in batches([len(t.tokens) for t in traces]):
         for model in (pair.base, pair.thinking):
             ids, real = left_pad([traces[i].tokens for i in rows], 0, model.device)
-            model.bridge.original_model(
+            model.plain.twin(
                 input_ids=ids,
                 attention_mask=real.long(),
                 position_ids=positions_of(real),

@@ -1,10 +1,12 @@
 """Where activations are read, and one forward that pools them inside the hooks."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from interp.errors import UserError
 from interp.models import Model, left_pad, positions_of
@@ -54,44 +56,59 @@ def pool_batch(
     hooks: Sequence[str],
     reads: Sequence[str],
 ) -> dict[tuple[str, str], Float[Tensor, "segment d_model"]]:
-    """One forward over the traces; only pooled rows ever leave a hook."""
+    """One forward over the traces; only means over read spans ever leave a hook, in float32.
+
+    It makes no logits, and ends with the last block that is read unless other hooks wait above. Raises
+    `UserError` where a span lies outside of its trace.
+    """
     ids, real = left_pad(
         [trace.tokens for trace in traces], model.tokenizer.pad_token_id or 0, model.device
     )
-    width = ids.shape[1]
-    spans: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-    for read in reads:
-        rows, begins, ends = [], [], []
-        for row, (trace, parts) in enumerate(zip(traces, segments, strict=True)):
-            shift = width - len(trace.tokens)
-            for part in parts:
-                low, high = read_span(read, part.start, part.end)
-                rows.append(row)
-                begins.append(low + shift)
-                ends.append(min(high, len(trace.tokens)) + shift)
-        if any(low >= high for low, high in zip(begins, ends, strict=True)):
-            raise UserError(
-                f"Read position {read!r} lies past the end of a trace: choose an earlier window."
-            )
-        at = [torch.tensor(x, device=model.device) for x in (rows, begins, ends)]
-        spans[read] = (at[0], at[1], at[2])
+    n_segments = sum(map(len, segments))
+    spans = [
+        _span(read, part, len(trace.tokens), (row + 1) * ids.shape[1] - len(trace.tokens))
+        for read in reads
+        for row, (trace, parts) in enumerate(zip(traces, segments, strict=True))
+        for part in parts
+    ]
+    places = torch.tensor([x for span in spans for x in span], dtype=torch.long).to(model.device)
+    lengths = torch.tensor([len(span) for span in spans], dtype=torch.long).to(model.device)
+    begins = lengths.cumsum(0) - lengths
     pooled: dict[tuple[str, str], Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(resid: Float[Tensor, "batch pos d_model"], hook=None) -> None:
-            for read, (rows, begins, ends) in spans.items():
-                lengths = ends - begins
-                total = torch.zeros(len(rows), resid.shape[-1], device=resid.device)
-                # One gather per offset in the longest span: no copy larger than the answer.
-                for offset in range(int(lengths.max()) if len(lengths) else 0):
-                    inside = offset < lengths
-                    total[inside] += resid[rows[inside], begins[inside] + offset].float()
-                pooled[name, read] = (total / lengths[:, None]).cpu()
+            # Sums rows as it reads them: what is gathered is never copied.
+            total = embedding_bag(places, resid.flatten(0, 1).float(), begins, mode="sum")
+            means = (total / lengths[:, None]).cpu().unflatten(0, (len(reads), n_segments))
+            pooled.update(((name, read), rows) for read, rows in zip(reads, means, strict=True))
+            if alone and len(pooled) == len(hooks) * len(reads):
+                raise _AllRead
 
         return hook
 
-    with model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in hooks]):
-        model.bridge(
-            ids, return_type=None, attention_mask=real.long(), position_ids=positions_of(real)
+    alone = not model.bridge.list_hooks()
+    with model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in hooks]), suppress(_AllRead):
+        model.hf.base_model(
+            input_ids=ids,
+            attention_mask=real.long(),
+            position_ids=positions_of(real),
+            use_cache=False,
         )
     return pooled
+
+
+class _AllRead(Exception):
+    """Ends a forward pass of which nothing more is needed."""
+
+
+def _span(read: str, part: Segment, n_tokens: int, shift: int) -> range:
+    """Places of a read span's tokens in the flattened batch, where the trace's first token is at `shift`."""
+    low, high = read_span(read, part.start, part.end)
+    high = min(high, n_tokens)
+    if not 0 <= low < high:
+        raise UserError(
+            f"Read position {read!r} of the segment at tokens {part.start} to {part.end} lies outside of its "
+            f"trace of {n_tokens} tokens: choose another position, or leave the segment out."
+        )
+    return range(shift + low, shift + high)

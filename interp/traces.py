@@ -45,7 +45,7 @@ def next_tokens(
         return logits.argmax(-1)
     cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
     threshold = uniforms[..., None] * cumulative[..., -1:]
-    return (cumulative > threshold).int().argmax(-1)
+    return torch.searchsorted(cumulative, threshold, right=True)[..., 0]
 
 
 class Batch:
@@ -72,10 +72,11 @@ class Batch:
     def inputs(self) -> dict:
         """Keyword arguments of the next pass, but for its cache."""
         return {
-            "return_type": "logits",
+            "input_ids": self.ids,
             "attention_mask": self.mask.long(),
             "position_ids": self.positions,
             "use_cache": True,
+            "logits_to_keep": 1,
         }
 
     def say(self, tokens: Int[Tensor, " row"]) -> Int[Tensor, " kept"] | None:
@@ -122,7 +123,7 @@ def decode(
     rows = rows.to(model.device)
     for step in range(max_new_tokens):
         with model.framed(Frame(rows[batch.places], batch.real, batch.starts, step)):
-            logits = model.bridge(batch.ids, past_key_values=cache, **batch.inputs())
+            logits = model.hf(past_key_values=cache, **batch.inputs()).logits
         draws = None if uniforms is None else uniforms[batch.places.cpu(), step].to(model.device)
         keep = batch.say(next_tokens(logits[:, -1], draws, temperature))
         if not batch.going.any():

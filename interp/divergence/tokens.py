@@ -90,8 +90,7 @@ def final_states(
     model: Model, ids: Int[Tensor, "row pos"], real: Bool[Tensor, "row pos"]
 ) -> Float[Tensor, "row pos d_model"]:
     """What the unembedding reads: the last residual stream after the final norm."""
-    hf: Any = model.bridge.original_model
-    return hf.base_model(
+    return model.hf.base_model(
         input_ids=ids,
         attention_mask=real.long(),
         position_ids=positions_of(real),
