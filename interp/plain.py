@@ -35,8 +35,8 @@ class Plain:
         self.twin = twin
         blocks = list(bridge.blocks)
         self._same = all(type(block).forward is BlockBridge.forward for block in blocks)
-        layers = twin.get_submodule(bridge.adapter.component_mapping["blocks"].name)
-        for block, layer in zip(blocks, layers, strict=True):
+        for block in blocks:
+            layer = twin.get_submodule(block.name)
             layer.register_forward_pre_hook(_input_through(block.hook_in), with_kwargs=True)
             layer.register_forward_hook(_output_through(block.hook_out))
         edges = {id(point) for block in blocks for point in (block.hook_in, block.hook_out)}
