@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import load_pair
 from interp.divergence.tokens import batches, score
-from interp.divergence.vocabulary import shared_vocabulary
 from interp.models import left_pad, positions_of
 from interp.types import Trace
+from interp.vocabulary import shared_vocabulary
 
 RANK, SCALE = 4, 0.02
 REPEATS = 3
@@ -69,7 +69,7 @@ def plain(pair, traces) -> None:
     for rows in batches([len(t.tokens) for t in traces]):
         for model in (pair.base, pair.thinking):
             ids, real = left_pad([traces[i].tokens for i in rows], 0, model.device)
-            model.bridge.original_model(
+            model.plain.twin(
                 input_ids=ids,
                 attention_mask=real.long(),
                 position_ids=positions_of(real),

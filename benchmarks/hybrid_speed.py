@@ -32,7 +32,7 @@ REPEATS = 5
 @torch.no_grad()
 def published(pair, prompts, vectors, layer):
     """Token by token, row by row, with full forwards."""
-    base, thinking = pair.base.bridge.original_model, pair.thinking.bridge.original_model
+    base, thinking = pair.base.plain.twin, pair.thinking.plain.twin
     block = base.model.layers[layer]
     n = 0
     for prompt in prompts:

@@ -31,6 +31,12 @@ def behavior_names(results: Mapping[str, Any]) -> list[str]:
     return in_order(results["behaviors"])
 
 
+def is_alone(results: Mapping[str, Any]) -> bool:
+    """Whether the results are of one model, and not of a pair."""
+    accuracy = results.get("accuracy")
+    return bool(accuracy) and "thinking" not in accuracy
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Behaviors in the taxonomy's order, then any others as they stand."""
     given = list(names)

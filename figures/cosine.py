@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from figures import theme
 from figures._grid import grid
-from figures._parts import behavior_names, curve, layer_axis, nothing, shared_range
+from figures._parts import behavior_names, curve, is_alone, layer_axis, nothing, shared_range
 
 
 def model_cosine(results: Mapping[str, Any]) -> go.Figure:
@@ -21,6 +21,8 @@ def model_cosine(results: Mapping[str, Any]) -> go.Figure:
     names = behavior_names(results)
     if not names:
         return nothing("No behavior was measured.")
+    if is_alone(results):
+        return nothing("One model alone: there is no other direction to compare with.")
     fig, cells = grid(names, "Layer", "Cosine (95% CI)")
     rows = {name: results["behaviors"][name].get("cosine") or [] for name in names}
     for name, (row, col) in cells.items():

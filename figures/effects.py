@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from figures import theme
-from figures._parts import behavior_names, error_bars, nothing, part
+from figures._parts import behavior_names, error_bars, is_alone, nothing, part
 
 
 def causal_effects(results: Mapping[str, Any]) -> go.Figure:
@@ -30,7 +30,9 @@ def causal_effects(results: Mapping[str, Any]) -> go.Figure:
         cols=2,
         shared_yaxes=True,
         horizontal_spacing=0.05,
-        subplot_titles=["Added to the base model", "Ablated in the thinking model"],
+        subplot_titles=["Added to the model", "Ablated in the model"]
+        if is_alone(results)
+        else ["Added to the base model", "Ablated in the thinking model"],
     )
     for col, (kind, sign) in enumerate((("addition", 1), ("ablation", -1)), 1):
         found = [part(results["behaviors"][name], kind) for name in names]

@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from figures import theme
-from figures._parts import behavior_names, error_bars, nothing, part
+from figures._parts import behavior_names, error_bars, is_alone, nothing, part
 
 _OFFSET = {"base": 0.14, "thinking": -0.14}
 """Rows are one unit apart; the two models sit beside each other so that intervals never overlap."""
@@ -23,12 +23,12 @@ def behavior_frequency(results: Mapping[str, Any]) -> go.Figure:
     names = behavior_names(results)
     if not names:
         return nothing("No behavior was measured.")
-    fig = go.Figure()
+    fig, alone = go.Figure(), is_alone(results)
     rows = [float(len(names) - 1 - i) for i in range(len(names))]
     for model, color, fill in (
         ("base", theme.BASE, "white"),
         ("thinking", theme.THINKING, theme.THINKING),
-    ):
+    )[: 1 if alone else 2]:
         found = [part(results["behaviors"][name], "frequency", model) for name in names]
         values = [part(one, "value") for one in found]
         fig.add_trace(
@@ -46,7 +46,7 @@ def behavior_frequency(results: Mapping[str, Any]) -> go.Figure:
                     "line": {"width": 2, "color": color},
                     "opacity": 1,
                 },
-                name=f"{model} model",
+                name="the model" if alone else f"{model} model",
                 text=[theme.label(name) for name in names],
                 hovertemplate="%{text}: %{x:.1%}",
             )

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from interp.models import Model, load_model
     from interp.pairs import Pair, load_pair
     from interp.pipeline import run_main_job
-    from interp.tasks import Countdown, load_task
+    from interp.tasks import Countdown, Task, load_task
     from interp.traces import generate
+    from interp.traces_io import import_traces
     from interp.types import BEHAVIORS, Problem, Segment, Trace
 else:
     # Hidden from type checkers: they would accept any attribute of a module with a `__getattr__`.
@@ -40,8 +41,9 @@ else:
         "models": ("Model", "load_model"),
         "pairs": ("Pair", "load_pair"),
         "pipeline": ("run_main_job",),
-        "tasks": ("Countdown", "load_task"),
+        "tasks": ("Countdown", "Task", "load_task"),
         "traces": ("generate",),
+        "traces_io": ("import_traces",),
         "types": ("BEHAVIORS", "Problem", "Segment", "Trace"),
     }
     _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -74,6 +76,7 @@ __all__ = [
     "Pair",
     "Problem",
     "Segment",
+    "Task",
     "Trace",
     "UserError",
     "annotate",
@@ -81,6 +84,7 @@ __all__ = [
     "export_direction",
     "forward",
     "generate",
+    "import_traces",
     "intervene",
     "load_model",
     "load_pair",

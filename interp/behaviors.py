@@ -9,11 +9,14 @@ from interp.errors import UserError, unknown_name
 from interp.models import Model
 from interp.types import BEHAVIORS, Segment, Trace
 
+_SAYS_NOTHING = re.compile(r"\W*(\d{0,2}|[a-z]\W*)\W*", re.IGNORECASE)
+
 
 def segment(model: Model, trace: Trace) -> list[Segment]:
     """Tile the completion with sentences; each span ends with a sentence-ending token.
 
-    Spans index `trace.tokens`; the end-of-sequence token belongs to none, and a last sentence that
+    What says nothing by itself, as an empty line or the number of a list's item, belongs to the sentence
+    before it. Spans index `trace.tokens`; the end-of-sequence token belongs to none, and a last sentence that
     was cut off is a segment too. `text` is the tokenizer's decoding of the span.
     """
     end = len(trace.tokens) - int(trace.stopped)
@@ -21,6 +24,9 @@ def segment(model: Model, trace: Trace) -> list[Segment]:
     for pos in range(trace.n_prompt, end):
         if model.boundary[trace.tokens[pos]] or pos == end - 1:
             text = model.tokenizer.decode(trace.tokens[start : pos + 1])
+            if segments and _SAYS_NOTHING.fullmatch(text):
+                start = segments.pop().start
+                text = model.tokenizer.decode(trace.tokens[start : pos + 1])
             segments.append(Segment(start, pos + 1, text))
             start = pos + 1
     return segments
@@ -93,7 +99,31 @@ def _first_match(sentence: str, patterns: dict[str, re.Pattern[str]]) -> str | N
     return next((name for name, p in patterns.items() if p.search(sentence)), None)
 
 
-ANNOTATORS: dict[str, Annotator] = {"grammar": annotate_grammar, "keywords": annotate_keywords}
+_FORM = re.compile(r"[^\W\d][^.?!]*([.?!])\W*\d{0,2}\W*$")
+QUESTION, STATEMENT = "question", "statement"
+
+
+def annotate_form(sentences: Sequence[str]) -> list[str | None]:
+    """Label sentences by their form: a question ends in a question mark, a statement in another one."""
+    found: list[str | None] = []
+    for sentence in sentences:
+        end = _FORM.search(sentence)
+        found.append(None if end is None else QUESTION if end[1] == "?" else STATEMENT)
+    return found
+
+
+ANNOTATORS: dict[str, Annotator] = {
+    "grammar": annotate_grammar,
+    "keywords": annotate_keywords,
+    "form": annotate_form,
+}
+LABELS = {"form": (QUESTION, STATEMENT)}
+"""What an annotator tells apart, where that is not the taxonomy of behaviors."""
+
+
+def labels_of(annotator: str | Annotator) -> tuple[str, ...]:
+    """The labels that an annotator may give."""
+    return LABELS.get(annotator, BEHAVIORS) if isinstance(annotator, str) else BEHAVIORS
 
 
 def annotate(segments: Sequence[Segment], annotator: str | Annotator) -> list[Segment]:
@@ -102,6 +132,7 @@ def annotate(segments: Sequence[Segment], annotator: str | Annotator) -> list[Se
     A callable gets all sentences of the trace and returns one behavior (or None) for each, so an
     LLM judge sees the context. Raises `UserError` where it returns anything else.
     """
+    known = labels_of(annotator)
     if isinstance(annotator, str):
         if annotator not in ANNOTATORS:
             raise unknown_name("annotator", annotator, ANNOTATORS)
@@ -113,8 +144,8 @@ def annotate(segments: Sequence[Segment], annotator: str | Annotator) -> list[Se
             "return exactly one behavior or None for each sentence."
         )
     for label in labels:
-        if label is not None and label not in BEHAVIORS:
-            raise unknown_name("behavior", str(label), BEHAVIORS)
+        if label is not None and label not in known:
+            raise unknown_name("behavior", str(label), known)
     return [replace(s, behavior=label) for s, label in zip(segments, labels, strict=True)]
 
 

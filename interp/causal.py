@@ -70,18 +70,19 @@ def changes(
 
 def effects(
     points: DecisionPoints,
-    vectors: Float[Tensor, "direction reading layer d_model"],
-    amounts: Float[Tensor, "direction reading layer use"],
+    layers: Sequence[int],
+    vectors: Float[Tensor, "direction reading tried d_model"],
+    amounts: Float[Tensor, "direction reading tried use"],
     means: Float[Tensor, "layer d_model"] | None,
-) -> Float[np.ndarray, "direction reading layer use behavior point"]:
-    """`changes` for every reading, layer and amount of several directions."""
-    n, n_readings, n_layers, n_uses = amounts.shape
+) -> Float[np.ndarray, "direction reading tried use behavior point"]:
+    """`changes` for every reading, tried layer (one of `layers`) and amount of several directions."""
+    n, n_readings, _, n_uses = amounts.shape
     found = []
-    for layer in range(n_layers):
-        edits = repeat(vectors[:, :, layer], "n r d -> (n r u) d", u=n_uses)
+    for at, layer in enumerate(layers):
+        edits = repeat(vectors[:, :, at], "n r d -> (n r u) d", u=n_uses)
         parts = zip(
             edits.split(EDITS_PER_BATCH),
-            amounts[:, :, layer].flatten().split(EDITS_PER_BATCH),
+            amounts[:, :, at].flatten().split(EDITS_PER_BATCH),
             strict=True,
         )
         rows = torch.cat([changes(points, layer, v, a, means) for v, a in parts])
@@ -99,17 +100,18 @@ def over_choices(
 
 def sizes(
     points: DecisionPoints,
-    vectors: Float[Tensor, "direction reading layer d_model"],
+    layers: Sequence[int],
+    vectors: Float[Tensor, "direction reading tried d_model"],
     units: Sequence[float],
     means: Float[Tensor, "layer d_model"],
-) -> Float[Tensor, "direction reading layer"]:
-    """Mean size, in `units`, of the change that resetting to the means makes at each layer."""
+) -> Float[Tensor, "direction reading tried"]:
+    """Mean size, in the model's `units`, of the change that resetting to the means makes at each layer."""
     found = []
-    for layer, unit in enumerate(units):
-        v = vectors[:, :, layer]
+    for at, layer in enumerate(layers):
+        v = vectors[:, :, at]
         v = v / v.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         gap = means[layer] - points.resid[layer]
-        found.append((v @ gap.T).abs().mean(-1).clamp_min(1e-6) / unit)
+        found.append((v @ gap.T).abs().mean(-1).clamp_min(1e-6) / units[layer])
     return torch.stack(found, -1)
 
 
@@ -139,7 +141,7 @@ def choose(
     spreads: Float[np.ndarray, "reading layer use behavior"] | None = None,
     use: int | None = None,
 ) -> tuple[int, int, int]:
-    """Reading, layer and amount by which a direction's effect is most specific.
+    """Reading, place of the layer among those tried, and amount by which a direction's effect is most specific.
 
     The amount (`use`) is the smallest that brings half of the largest `specific` effect, unless it
     is given. With `spreads`, of the readings and layers with at least a third of
@@ -250,6 +252,7 @@ def generate_under(
             seed=seed,
             batch_size=len(asked),
             max_new_tokens=max_new_tokens,
+            share_prompts=n_copies > 1 and all(edit.at == "starts" for edit in edits),
         )
     n = len(problems)
     return [traces[i * n : (i + 1) * n] for i in range(n_copies)], audit

@@ -29,7 +29,7 @@ from interp.causal import (
     spread,
 )
 from interp.causal_subject import Subject
-from interp.config import Config, Material
+from interp.config import Config, Material, asked_problems, layers_tried
 from interp.curves import causal_sweep, dose_response, mean_effect
 from interp.models import Model
 from interp.pairs import Pair
@@ -43,8 +43,8 @@ from interp.readings import (
     shuffled_vectors,
 )
 from interp.runs import Run, write_json
-from interp.tasks import Countdown
-from interp.traces import MAX_NEW_TOKENS, generate
+from interp.tasks import load_task
+from interp.traces import generate
 from probes import paired_bootstrap
 
 
@@ -67,16 +67,15 @@ def run_stage(
                 test = CausalTest(kind, model, name, config, material, fit[name], progress)
                 write_json(path, test.run())
             parts[kind] = json.loads(path.read_text())
-        merged = {b: {**parts["ablation"][b], **parts["addition"][b]} for b in config.behaviors}
+        tested = parts["addition"]
+        merged = {b: {**parts["ablation"][b], **tested[b]} for b in tested}
         write_json(folder / "causal.json", merged)
 
-    fingerprints = [pair.base.fingerprint, pair.thinking.fingerprint]
-    return json.loads((run.stage("causal", fingerprints, work) / "causal.json").read_text())
+    inputs = [*pair.fingerprints, list(config.behaviors or ())]
+    return json.loads((run.stage("causal", inputs, work) / "causal.json").read_text())
 
 
 DIRECTIONS_PER_BATCH = 8
-NULL_NEW_TOKENS = 90
-"""Length of the traces that p-values compare: most clean ones end before, loops go on for ever."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +112,12 @@ class CausalTest(Subject):
 
     def draw_nulls(self, store: ActivationStore) -> None:
         """Draw the random directions, from what is left of activations when labels are explained."""
-        config, n_layers = self.config, self.model.n_layers
-        self.noise = residuals(store, n_layers)
-        self.random = random_vectors(self.noise, n_layers, READINGS, config.n_random, config.seed)
+        config = self.config
+        self.layers = layers_tried(config, self.model.n_layers)
+        self.noise = residuals(store, self.layers)
+        self.random = random_vectors(
+            self.noise, self.layers, READINGS, config.n_random, config.seed
+        )
         self.random_effects = self.spreads = None
         if self.means is None:  # the same for every behavior, unlike ablations of a given size
             with self.progress.bar("addition: random directions", config.n_random) as advance:
@@ -136,14 +138,15 @@ class CausalTest(Subject):
         vectors = vectors.to(self.model.device)
         shape = (*vectors.shape[:3], 1)
         if self.means is None:
-            lengths = torch.tensor(DOSES) * torch.tensor(self.units)[:, None]
+            units = torch.tensor([self.units[layer] for layer in self.layers])
+            lengths = torch.tensor(DOSES) * units[:, None]
             amounts = lengths.expand(*shape[:2], -1, -1)
         elif dose is None:
             amounts = torch.ones(shape)
         else:
-            amounts = dose / sizes(self.select, vectors, self.units, self.means)[..., None]
+            amounts = dose / self.sizes(vectors)[..., None]
         amounts = amounts.to(vectors)
-        return effects(self.select, vectors, amounts, self.means), amounts
+        return effects(self.select, self.layers, vectors, amounts, self.means), amounts
 
     def scan(
         self,
@@ -174,10 +177,28 @@ class CausalTest(Subject):
         if self.means is None:
             dose = DOSES[use]
         else:
-            size = sizes(self.select, vectors[None].to(self.means), self.units, self.means)
-            dose = float(size[0, reading, layer])
-        candidate = Candidate(reading, layer, dose)
-        return _named(label, vectors, candidate), found[0]
+            dose = float(self.sizes(vectors[None].to(self.means))[0, reading, layer])
+        return self.named(label, vectors, (reading, layer), dose), found[0]
+
+    def sizes(
+        self, vectors: Float[Tensor, "direction reading layer d_model"]
+    ) -> Float[Tensor, "direction reading layer"]:
+        """Mean size, as a dose, of the change that ablating a direction makes at the select points."""
+        assert self.means is not None
+        return sizes(self.select, self.layers, vectors, self.units, self.means)
+
+    def named(
+        self,
+        label: str,
+        vectors: Float[Tensor, "reading layer d_model"],
+        cell: tuple[int, int],
+        dose: float,
+        strength: float = 1.0,
+    ) -> Arm:
+        """The arm that uses a direction's vector of one cell (reading, place of the layer)."""
+        candidate = Candidate(cell[0], self.layers[cell[1]], dose, strength)
+        use = "/".join(map(str, (candidate.reading, candidate.layer, candidate.dose)))
+        return Arm(f"{label}/{use}", vectors[cell], candidate)
 
     def null_arms(
         self,
@@ -201,8 +222,7 @@ class CausalTest(Subject):
         for n, v in enumerate(vectors):
             reading, layer, _ = choose(effects[n], behavior, self.sign, self.spreads, use)
             strength = 1.0 if adds or amounts is None else float(amounts[n, reading, layer, 0])
-            candidate = Candidate(reading, layer, dose, strength)
-            arms.append(_named(f"{label}-{n}", v, candidate))
+            arms.append(self.named(f"{label}-{n}", v, (reading, layer), dose, strength))
         return arms
 
     def run(self) -> dict:
@@ -217,15 +237,16 @@ class CausalTest(Subject):
         }
 
     def _choose(self) -> dict[str, Trial]:
-        n_layers, config, trials = self.model.n_layers, self.config, {}
+        config, trials = self.config, {}
         seeds = [config.seed * 1000 + n for n in range(config.n_shuffled)]
         shuffled = [
-            shuffled_vectors(self.noise, self.behaviors, n_layers, READINGS, seed) for seed in seeds
+            shuffled_vectors(self.noise, self.behaviors, self.layers, READINGS, seed)
+            for seed in seeds
         ]
         with self.progress.bar(f"{self.kind}: selection", len(self.behaviors)) as advance:
             for i, b in enumerate(self.behaviors):
                 y = check_labels(self.store, b)
-                vectors = fitted_vectors(self.store, y, n_layers, READINGS)
+                vectors = fitted_vectors(self.store, y, self.layers, READINGS)
                 real, found = self.arm(f"real-{b}", vectors, i)
                 dose = real.candidate.dose
                 nulls = self.null_arms("random", self.random, i, dose, self.random_effects)
@@ -244,8 +265,8 @@ class CausalTest(Subject):
         The second are for the p-value: fewer problems and shorter traces, alike for all. The name
         "clean" stands for the unedited model.
         """
-        config, task = self.config, Countdown()
-        problems = {p.id: p for p in task.problems()}
+        config, task = self.config, load_task(self.config.task)
+        problems = {p.id: p for p in asked_problems(task)}
         report = [problems[t.problem_id] for t in self.clean_traces]
         real = [trial.real for trial in trials.values()]
         total = len(real) + len(arms)
@@ -256,15 +277,16 @@ class CausalTest(Subject):
                     task.grade, config.seed, advance, max_new_tokens=most,
                 )
                 for wanted, on, most in (
-                    (real, report, MAX_NEW_TOKENS),
-                    (list(arms.values()), report[: config.n_null_problems], NULL_NEW_TOKENS),
+                    (real, report, config.max_new_tokens),
+                    (list(arms.values()), report[: config.n_null_problems], config.null_new_tokens),
                 )
             )  # fmt: skip
         short = generate(
             self.model,
             report[: config.n_null_problems],
+            task.grade,
             seed=config.seed,
-            max_new_tokens=NULL_NEW_TOKENS,
+            max_new_tokens=config.null_new_tokens,
         )
         for results, traces in ((full, self.clean_traces), (few, short)):
             results["clean"] = self.count(traces)
@@ -315,19 +337,22 @@ class CausalTest(Subject):
         assert self.random_effects is not None
         random_effects = self.random_effects[..., i]
         groups_at = self.select.groups[self.select_at[i]]
+        cell = use.reading, self.layers.index(use.layer)
         return {
             "addition": record | {"dose": use.dose},
             "accuracy_effect": accuracy_effect,
             "specificity": self._specificity(clean, steered),
-            "causal_sweep": causal_sweep(trial.effects, random_effects, groups_at, seed),
-            "dose_response": dose_response(trial.effects, random_effects, groups_at, use, seed),
+            "causal_sweep": causal_sweep(
+                self.layers, trial.effects, random_effects, groups_at, seed
+            ),
+            "dose_response": dose_response(trial.effects, random_effects, groups_at, cell, seed),
         }
 
     def proxies(self, arms: Iterable[Arm]) -> dict[str, Float[np.ndarray, "point behavior"]]:
         """The change of every behavior's probability at the report points, for every arm."""
         found: dict[str, np.ndarray] = {}
         arms = list(arms)
-        for layer in range(self.model.n_layers):
+        for layer in self.layers:
             here = [arm for arm in arms if arm.candidate.layer == layer]
             for begin in range(0, len(here), EDITS_PER_BATCH):
                 batch = here[begin : begin + EDITS_PER_BATCH]
@@ -344,10 +369,3 @@ class CausalTest(Subject):
     def _specificity(self, clean, steered) -> dict:
         seed = self.config.seed
         return {b: rate_change(clean, steered, j, seed) for j, b in enumerate(self.behaviors)}
-
-
-def _named(
-    label: str, vectors: Float[Tensor, "reading layer d_model"], candidate: Candidate
-) -> Arm:
-    use = "/".join(map(str, (candidate.reading, candidate.layer, candidate.dose)))
-    return Arm(f"{label}/{use}", vectors[candidate.reading, candidate.layer], candidate)

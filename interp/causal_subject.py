@@ -28,7 +28,7 @@ class Subject:
         self, model: Model, name: str, config: Config, material: Material, store: ActivationStore
     ) -> None:
         self.model, self.config, self.store = model, config, store
-        self.behaviors = list(config.behaviors)
+        self.behaviors = list(config.behaviors or ())
         self.units = layer_units(store, model.n_layers)
         befores = [
             torch.from_numpy(store[hook_name("resid_post", layer), "before"]).mean(0)
@@ -37,8 +37,7 @@ class Subject:
         self.centers: Float[Tensor, "layer d_model"] = torch.stack(befores).to(model.device)
         self.clean_traces: list[Trace] = material.traces[name, "report"]
         # Both models' traces: a base that never shows a behavior cannot tell how one begins.
-        traces = material.traces["base", "fit"] + material.traces["thinking", "fit"]
-        segments = material.segments["base", "fit"] + material.segments["thinking", "fit"]
+        traces, segments = material.pooled("fit")
         self._shares = first_token_shares(
             traces, segments, self.behaviors, model.bridge.cfg.d_vocab
         )

@@ -11,9 +11,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from interp.command import NReport, RunFolder, command_line, console, stoppable
+from interp.command import (
+    NReport,
+    PairName,
+    RunFolder,
+    Task,
+    Template,
+    Thinking,
+    command_line,
+    console,
+    stoppable,
+)
 from interp.errors import UserError
 from interp.export_command import export
+from interp.run_command import run
 from interp.validate_command import validate
 
 app = typer.Typer(
@@ -25,81 +36,21 @@ app = typer.Typer(
 )
 organism_app = typer.Typer(no_args_is_help=True, help="Train the built-in pairs anew.")
 app.add_typer(organism_app, name="organism")
+app.command()(run)
 app.command()(validate)
 app.command()(export)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system calls a full disk, a used-up quota and a file beyond its limit."""
 
-PairName = Annotated[
-    str,
-    typer.Option(
-        help="countdown-rl, countdown-distilled, or a folder that holds base/ and thinking/ checkpoints."
-    ),
-]
 MaxTokens = Annotated[int, typer.Option(help="Budget of prompt and trace together, in tokens.")]
-
-
-@app.command()
-def run(
-    pair: PairName = "countdown-rl",
-    out: RunFolder = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of splits, samples and nulls.")] = 0,
-    behavior: Annotated[
-        list[str] | None,
-        typer.Option(help="A behavior to test; repeat for several. Default: the pair's four."),
-    ] = None,
-    n_report: NReport = 500,
-    n_random: Annotated[int, typer.Option(min=20, help="Random null directions.")] = 200,
-) -> None:
-    """Do the main job: traces, activations, probes, causal tests with nulls, figures, report.
-
-    Writes results.json, directions.safetensors and report.html into the run's folder. Under five
-    minutes on two cores.
-    """
-    from interp.config import Config
-    from interp.pipeline import run_main_job
-    from interp.progress import Progress
-    from interp.types import BEHAVIORS
-
-    chosen = tuple(dict.fromkeys(behavior or Config.behaviors))
-    for name in chosen:
-        if name not in BEHAVIORS:
-            from interp.errors import unknown_name
-
-            raise unknown_name("behavior", name, BEHAVIORS)
-    config = Config(pair=pair, seed=seed, behaviors=chosen, n_report=n_report, n_random=n_random)
-    with stoppable():
-        results = run_main_job(config, out, command_line(), Progress(console))
-    _print_results(results)
-    typer.echo(f"Open {out / 'report.html'}")
-
-
-def _print_results(results: dict) -> None:
-    table = Table(title=f"{results['pair']}: verdicts on {results['splits']['report']} problems")
-    for column in (
-        "behavior",
-        "verdict",
-        "share base -> thinking",
-        "add: effect (p)",
-        "ablate (p)",
-    ):
-        table.add_column(column)
-    for name, entry in results["behaviors"].items():
-        base, thinking = (entry["frequency"][m]["value"] for m in ("base", "thinking"))
-        add, ablate = entry["addition"], entry["ablation"]
-        table.add_row(
-            name,
-            entry["verdict"],
-            f"{base:.3f} -> {thinking:.3f}",
-            f"{add['effect']:+.3f} ({add['p_value']:.3f})",
-            f"{ablate['effect']:+.3f} ({ablate['p_value']:.3f})",
-        )
-    Console().print(table)
 
 
 @app.command()
 def hybrid(
     pair: PairName = "countdown-rl",
+    thinking: Thinking = None,
+    task: Task = "countdown",
+    template: Template = None,
     out: RunFolder = Path("runs/hybrid"),
     seed: Annotated[int, typer.Option(help="Seed of splits, and the first of --seeds.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of fits, controls and draws.")] = 5,
@@ -111,7 +62,7 @@ def hybrid(
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="What the prompt baseline puts before each problem [default: the pair's]."
+            help="What the prompt baseline puts before each problem (default: the pair's)."
         ),
     ] = None,
     max_tokens: MaxTokens = 169,
@@ -128,6 +79,9 @@ def hybrid(
 
     config = HybridConfig(
         pair=pair,
+        thinking=thinking,
+        task=task,
+        template=template,
         seed=seed,
         n_seeds=seeds,
         sampled=sampled,
@@ -170,6 +124,9 @@ def _print_hybrid(results: dict) -> None:
 @app.command()
 def diverge(
     pair: PairName = "countdown-rl",
+    thinking: Thinking = None,
+    task: Task = "countdown",
+    template: Template = None,
     out: RunFolder = Path("runs/divergence"),
     seed: Annotated[int, typer.Option(help="Seed of splits, samples and random directions.")] = 0,
     n_report: NReport = 500,
@@ -191,6 +148,9 @@ def diverge(
 
     config = DivergenceConfig(
         pair=pair,
+        thinking=thinking,
+        task=task,
+        template=template,
         seed=seed,
         n_report=n_report,
         n_random=n_random,
@@ -290,7 +250,7 @@ def main() -> None:
     from safetensors import SafetensorError
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         app()
     except ValueError as error:

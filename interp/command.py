@@ -11,6 +11,34 @@ import typer
 from rich.console import Console
 
 console = Console(stderr=True)
+PairName = Annotated[
+    str,
+    typer.Option(
+        "--pair",
+        "--base",
+        help="countdown-rl, countdown-distilled, a preset (smollm2, gemma3-270m, r1-qwen-1.5b, orz-7b, "
+        "r1-llama-8b, qwq-32b), a folder that holds base/ and thinking/ checkpoints; or one model: a checkpoint "
+        "folder, a GGUF file, an id of the hub (ORGANIZATION/NAME@REVISION).",
+    ),
+]
+Thinking = Annotated[
+    str | None,
+    typer.Option(help="The thinking model trained from --base, if it is not part of a pair."),
+]
+Task = Annotated[
+    str,
+    typer.Option(
+        help="countdown, a reasoning-gym data set (gsm_symbolic), gsm8k[:FILE], math500[:FILE], questions, or a "
+        "JSONL file of problems."
+    ),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        help="What both models read, with {problem} where the problem stands (default: the thinking model's chat "
+        "template, if it has one)."
+    ),
+]
 RunFolder = Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")]
 NReport = Annotated[int, typer.Option(min=10, help="Problems in the report split.")]
 

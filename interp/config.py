@@ -1,54 +1,82 @@
 """What a run depends on, and the problems and texts that its stages share."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 
 from interp.runs import content_key
-from interp.tasks import Countdown
+from interp.tasks import Task, load_task
 from interp.types import Problem, Segment, Trace
 from probes import split_groups
 
+MOST_LAYERS = 8
+"""Models with no more layers are searched in all of them."""
+N_LAYERS_TRIED = 6
+"""Layers searched in deeper models, equally spaced (as in Venhoff et al. 2510.07364)."""
+
 
 @dataclass(frozen=True)
-class Config:
-    """What a run depends on. Problem counts are upper limits of each split."""
+class PairConfig:
+    """Which models, asked what, on which problems.
+
+    `pair` and `thinking` are what `load_pair` takes, `task` what `load_task` takes; `template` holds
+    `{problem}` where the problem stands (None: the thinking model's chat template, if it has one), `seed`
+    splits the problems, `annotator` names the behavior of sentences. Problem counts are upper limits of
+    each split.
+    """
 
     pair: str
+    thinking: str | None = None
+    task: str = "countdown"
+    template: str | None = None
+    annotator: str = "grammar"
     seed: int = 0
-    behaviors: tuple[str, ...] = (
+    n_fit: int = 600
+    n_select: int = 400
+    n_report: int = 500
+
+
+@dataclass(frozen=True)
+class Config(PairConfig):
+    """What a run of the main job depends on.
+
+    `behaviors` None are all that are frequent enough. `layers` None are all of a small model, and six of
+    a deep one. Sampled traces have up to `max_new_tokens` tokens at `temperature`; null directions are
+    tried on `n_null_problems` problems, in traces of up to `null_new_tokens`.
+    """
+
+    behaviors: tuple[str, ...] | None = (
         "subgoal-setting",
         "verification",
         "backtracking",
         "uncertainty-estimation",
     )
-    annotator: str = "grammar"
-    n_fit: int = 600
-    n_select: int = 400
-    n_report: int = 500
+    layers: tuple[int, ...] | None = None
+    temperature: float = 1.0
+    max_new_tokens: int = 160
     n_random: int = 200
     n_shuffled: int = 20
     n_points: int = 144
     n_null_problems: int = 40
+    null_new_tokens: int = 90
+
+
+BEHAVIORS_TESTED: tuple[str, ...] = Config.behaviors or ()
+"""The behaviors that the built-in pairs are tested for."""
 
 
 @dataclass(frozen=True)
-class HybridConfig:
-    """What a run depends on. Problem counts are upper limits of each split.
+class HybridConfig(PairConfig):
+    """What a run of the hybrid depends on.
 
-    `seed` splits the problems; seeds `seed` to `seed + n_seeds - 1` are those of fits, controls
+    Seeds `seed` to `seed + n_seeds - 1` are those of fits, controls
     and draws. `n_screen` is how many of the select problems every combination is tried on before the best
     meet all of them. `prompt` is what the prompt baseline puts before a problem (None: the pair's own
     words), `max_tokens` the budget of prompt and trace together.
     """
 
-    pair: str
-    seed: int = 0
     n_seeds: int = 5
     sampled: bool = False
-    annotator: str = "grammar"
-    n_fit: int = 600
-    n_select: int = 400
     n_screen: int = 150
-    n_report: int = 500
     n_random: int = 20
     sizes: tuple[int, ...] = (8, 10, 15)
     max_tokens: int = 169
@@ -61,8 +89,8 @@ class HybridConfig:
 
 
 @dataclass(frozen=True)
-class DivergenceConfig:
-    """What a run depends on. Problem counts are upper limits of each split.
+class DivergenceConfig(PairConfig):
+    """What a run of the divergence depends on.
 
     `n_random` random directions stand beside each one, `n_points` disagreements and as many agreements
     of a split are read for curves and probes, a disagreement of each of `n_patched` traces is patched
@@ -70,14 +98,10 @@ class DivergenceConfig:
     and trace together.
     """
 
-    pair: str
-    seed: int = 0
-    sampled: bool = False
-    behaviors: tuple[str, ...] = Config.behaviors
-    annotator: str = "grammar"
     n_fit: int = 400
     n_select: int = 200
-    n_report: int = 500
+    sampled: bool = False
+    behaviors: tuple[str, ...] = BEHAVIORS_TESTED
     n_random: int = 100
     n_points: int = 1000
     n_patched: int = 100
@@ -86,9 +110,17 @@ class DivergenceConfig:
     max_tokens: int = 169
 
 
-def split_problems(config: Config | HybridConfig | DivergenceConfig) -> dict[str, list[Problem]]:
+def asked_problems(task: Task) -> tuple[Problem, ...]:
+    """A task's held-out problems as models read them: each with the task's instruction after it."""
+    found = task.problems()
+    if not task.instruction:
+        return found
+    return tuple(replace(p, prompt=f"{p.prompt} {task.instruction}") for p in found)
+
+
+def split_problems(config: PairConfig) -> dict[str, list[Problem]]:
     """Held-out problems for fitting, selecting and reporting; no problem serves two ends."""
-    problems = Countdown().problems()
+    problems = asked_problems(load_task(config.task))
     shares = {"fit": 0.3, "select": 0.2, "report": 0.5}
     masks = split_groups([p.id for p in problems], shares, config.seed)
     limits = {"fit": config.n_fit, "select": config.n_select, "report": config.n_report}
@@ -100,9 +132,40 @@ def split_problems(config: Config | HybridConfig | DivergenceConfig) -> dict[str
     return splits
 
 
+def config_json(config: PairConfig) -> dict:
+    """The configuration as JSON holds it, with a key of its problems: those in a file may change."""
+    problems = [
+        [p.id, p.prompt, p.data] for split in split_problems(config).values() for p in split
+    ]
+    return {**json.loads(json.dumps(asdict(config))), "problems": content_key(problems)}
+
+
+def layers_tried(config: Config, n_layers: int) -> tuple[int, ...]:
+    """The layers that a run searches, of `n_layers`."""
+    if config.layers is not None:
+        return config.layers
+    if n_layers <= MOST_LAYERS:
+        return tuple(range(n_layers))
+    return tuple(round(n_layers * k / (N_LAYERS_TRIED + 1)) for k in range(1, N_LAYERS_TRIED + 1))
+
+
 @dataclass
 class Material:
-    """Traces and labeled segments by (model, split), `sampled` unless the key says `greedy`."""
+    """Traces and labeled segments by (model, split), `sampled` unless the key says `greedy`.
+
+    A model that stands alone is both `base` and `thinking`.
+    """
 
     traces: dict[tuple[str, str], list[Trace]]
     segments: dict[tuple[str, str], list[list[Segment]]]
+    alone: bool = False
+
+    def pooled(self, split: str) -> tuple[list[Trace], list[list[Segment]]]:
+        """What both models wrote in a split."""
+        traces, segments = self.traces["base", split], self.segments["base", split]
+        if self.alone:
+            return traces, segments
+        return (
+            traces + self.traces["thinking", split],
+            segments + self.segments["thinking", split],
+        )

@@ -1,9 +1,11 @@
 """What the select split saw: a direction's effect by layer and by dose, beside random directions."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from interp.causal import DOSES, Candidate
+from interp.causal import DOSES
 from probes import paired_bootstrap
 
 Effects = Float[np.ndarray, "reading layer use point"]
@@ -17,23 +19,24 @@ def mean_effect(values: Float[np.ndarray, " point"], groups: Groups, seed: int) 
     return {"effect": found.value, "ci": [found.ci.low, found.ci.high]}
 
 
-def causal_sweep(effects: Effects, null: NullEffects, groups: Groups, seed: int) -> list[dict]:
+def causal_sweep(
+    layers: Sequence[int], effects: Effects, null: NullEffects, groups: Groups, seed: int
+) -> list[dict]:
     """The effect at each layer's best reading and dose, and the random directions' at theirs."""
     rows = []
-    for layer in range(effects.shape[1]):
-        here = effects[:, layer]
+    for at, layer in enumerate(layers):
+        here = effects[:, at]
         best = np.unravel_index(int(here.mean(-1).argmax()), here.shape[:2])
-        strongest = null[:, :, layer].max((1, 2))
+        strongest = null[:, :, at].max((1, 2))
         rows.append({"layer": layer, **_row(here[best], strongest, groups, seed)})
     return rows
 
 
 def dose_response(
-    effects: Effects, null: NullEffects, groups: Groups, use: Candidate, seed: int
+    effects: Effects, null: NullEffects, groups: Groups, cell: tuple[int, int], seed: int
 ) -> list[dict]:
-    """The effect at each dose in the chosen reading and layer; dose 0 is 0 by definition."""
+    """The effect at each dose in the chosen cell (reading, layer); dose 0 is 0 by definition."""
     zero = {"dose": 0.0, "effect": 0.0, "ci": [0.0, 0.0], "null_q05": 0.0, "null_q95": 0.0}
-    cell = (use.reading, use.layer)
     return [zero] + [
         {"dose": dose, **_row(effects[cell][d], null[:, *cell, d], groups, seed)}
         for d, dose in enumerate(DOSES)

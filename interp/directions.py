@@ -1,6 +1,7 @@
 """Directions with their provenance, and the safetensors file that carries them."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -74,16 +75,25 @@ class DirectionSet:
 
     @classmethod
     def load(cls, path: Path) -> "DirectionSet":
-        """Read what `save` wrote; raises `UserError` for a file that is no safetensors file."""
+        """Read what `save` wrote; raises `UserError` for a file that is no safetensors file, and for a
+        behavior that is not of letters and hyphens: behaviors name folders.
+        """
         try:
             with safe_open(path, "pt") as file:
                 stated = sorted((file.metadata() or {}).items())
-                return cls.of(Direction(file.get_tensor(k), **json.loads(v)) for k, v in stated)
+                found = cls.of(Direction(file.get_tensor(k), **json.loads(v)) for k, v in stated)
         except SafetensorError as error:
             raise UserError(
                 f"{str(path)!r} is no safetensors file of directions ({error}): give the "
                 "directions.safetensors of a run."
             ) from error
+        for direction in found:
+            if not re.fullmatch(r"[A-Za-z]+(-[A-Za-z]+)*", str(direction.behavior)):
+                raise UserError(
+                    f"{str(path)!r} holds a direction of {direction.behavior!r:.60}: expected a behavior of "
+                    "letters and hyphens; correct the file."
+                )
+        return found
 
     @classmethod
     def of(cls, directions: Iterable[Direction]) -> "DirectionSet":

@@ -18,5 +18,6 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that is not one of `known`, with the nearest names."""
     known = sorted(known)
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}."
+    some = ", ".join(known) if len(known) <= 20 else f"{len(known)}, such as {', '.join(known[:5])}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {some}."
     return UserError(f"Unknown {kind} {given!r}: {hint}")

@@ -218,4 +218,9 @@ def forward(model: Model, sequences: Sequence[Sequence[int]], starts_from: int =
     starts = real & ((beyond == 0) | (ends & (beyond > 0)))
     rows = torch.arange(len(ids), device=ids.device)
     with model.framed(Frame(rows, real, starts)):
-        return model.bridge(ids, attention_mask=real.long(), position_ids=positions_of(real))
+        return model.hf(
+            input_ids=ids,
+            attention_mask=real.long(),
+            position_ids=positions_of(real),
+            use_cache=False,
+        ).logits

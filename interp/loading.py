@@ -3,8 +3,9 @@
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from interp.errors import UserError, first_line
 from interp.runs import read_json
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+REVISION = re.compile(rf"{HUB_ID.pattern}@[\w./-]+")
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 """What is fetched of a repository: weights as safetensors alone, and no code."""
 EXPECTED = (
     "expected a folder with config.json, *.safetensors and tokenizer files, a folder with a PEFT adapter, a "
-    ".gguf file, or the id of a model on the hub (ORGANIZATION/NAME); check the path"
+    ".gguf file, or the id of a model on the hub (ORGANIZATION/NAME or ORGANIZATION/NAME@REVISION); check the "
+    "path"
 )
 
 
@@ -40,6 +43,9 @@ def open_checkpoint(spec: str | Path, dtype: torch.dtype | str, revision: str | 
     the id of a model on the hub.
     """
     path = Path(spec)
+    if revision is None and not path.exists() and REVISION.fullmatch(str(spec)):
+        name, revision = str(spec).split("@")
+        return open_checkpoint(name, dtype, revision)
     if path.suffix == ".gguf" and path.is_file():
         return _read(path, dtype, _digest([path]), gguf_file=path.name)
     if not path.exists() and HUB_ID.fullmatch(str(spec)):
@@ -53,6 +59,12 @@ def open_checkpoint(spec: str | Path, dtype: torch.dtype | str, revision: str | 
     if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
         raise UserError(f"{str(spec)!r} holds no checkpoint: {EXPECTED}.")
     return _read(path, dtype, fingerprint(path))
+
+
+def looks_remote(spec: str) -> bool:
+    """Whether this is the id of a model on the hub, perhaps with `@REVISION`, and no path."""
+    known = HUB_ID.fullmatch(spec) or REVISION.fullmatch(spec)
+    return known is not None and not Path(spec).exists()
 
 
 def _read(path: Path, dtype: torch.dtype | str, digest: str, **options: str) -> Checkpoint:
@@ -135,11 +147,12 @@ def _digest(files: Iterable[Path], start: str = "") -> str:
 
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing bars of its own."""
+    """Keep transformers from drawing bars of its own; some of them ask for nobody's leave."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(StringIO()):
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()

@@ -17,7 +17,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from interp.errors import UserError
 from interp.loading import open_checkpoint
+from interp.plain import Plain, twin_of
 
+PROBLEM = "{problem}"
+"""Where a problem stands in the text that asks it."""
 _SENTENCE_END = re.compile(r"[.!?]['\")\]]*\s*$|\n")
 
 
@@ -38,13 +41,29 @@ class Frame:
 
 @dataclass(eq=False)
 class Model:
-    """A loaded model: `bridge` is the TransformerLens object, `fingerprint` names its weights."""
+    """A loaded model: `bridge` is the TransformerLens object, `fingerprint` names its weights.
+
+    `plain` has the same weights without hook points inside blocks. `template` is the text that a problem
+    stands in where it is asked, `{problem}` its place; `temperature` is that of sampled traces.
+    """
 
     name: str
     bridge: TransformerBridge
     tokenizer: Any  # a PreTrainedTokenizerBase, whose stubs are unions of everything
     fingerprint: str
+    plain: Plain
+    template: str = PROBLEM
+    temperature: float = 1.0
     frame: Frame | None = field(default=None, repr=False)
+
+    @property
+    def hf(self) -> Any:
+        """Hugging Face's model for the next forward pass, as fast as the hooks that are active now allow.
+
+        With fused attention while hooks see the residual stream between blocks (`resid_pre`, `resid_post`)
+        or nothing; with all of the bridge's hook points once any other is hooked.
+        """
+        return self.plain.twin if self.plain.suffices() else self.bridge.original_model
 
     @property
     def n_layers(self) -> int:
@@ -125,13 +144,26 @@ def load_model(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     found = open_checkpoint(spec, torch.float32 if device == "cpu" else "auto", revision)
-    found.weights.to(device).requires_grad_(False)
+    weights = found.weights.to(device).requires_grad_(False).eval()
+    twin = twin_of(weights)
     bridge = TransformerBridge.boot_transformers(
-        str(spec), hf_model=found.weights.eval(), tokenizer=found.tokenizer
+        str(spec), hf_model=weights, tokenizer=found.tokenizer
     )
     return Model(
-        name or Path(spec).name.removesuffix(".gguf"), bridge, found.tokenizer, found.fingerprint
+        name or Path(spec).name.removesuffix(".gguf"),
+        bridge,
+        found.tokenizer,
+        found.fingerprint,
+        Plain(twin, bridge),
     )
+
+
+def chat_template(model: Model) -> str:
+    """What a problem stands in where a user asks it in a chat, or the problem alone for a model without chats."""
+    if not model.tokenizer.chat_template:
+        return PROBLEM
+    asked = [{"role": "user", "content": PROBLEM}]
+    return model.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
 
 
 def left_pad(

@@ -5,10 +5,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from interp.errors import UserError, unknown_name
-from interp.models import Model, load_model
+from interp.loading import looks_remote
+from interp.models import PROBLEM, Model, chat_template, load_model
+from interp.presets import BUILT_IN, PRESETS
 from interp.runs import read_json
+from interp.vocabulary import shared_vocabulary
 
-BUILT_IN = ("countdown-rl", "countdown-distilled")
 SHARED_PAD = 0
 """Padding where both models read one batch: never seen, but each has to have a row for it, and a pad token
 added to one tokenizer may lie beyond the other's embedding."""
@@ -16,7 +18,7 @@ added to one tokenizer may lie beyond the other's embedding."""
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models with one architecture and one tokenizer.
+    """Two models with one architecture and one vocabulary, or one model that stands alone.
 
     `prompt` asks the base to take care, in words that it knows: what `pair.json` in the pair's folder says.
     """
@@ -26,9 +28,32 @@ class Pair:
     thinking: Model
     prompt: str = "Think step by step."
 
+    @property
+    def alone(self) -> bool:
+        """Whether both are one model."""
+        return self.base is self.thinking
 
-def check_pair(base: Model, thinking: Model, same_tokenizer: bool = True) -> None:
-    """Raise `UserError` unless both models have the same width, depth and (if asked) tokenizer."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Which models there are: `base` and `thinking`, or `base` alone."""
+        return ("base",) if self.alone else ("base", "thinking")
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """What results depend on of the models: weights, and how they are asked."""
+        models = (self.base, self.thinking)
+        return [f"{m.fingerprint}/{m.template}/{m.temperature}" for m in models]
+
+    def described(self) -> dict:
+        """How each model was loaded and asked, as JSON."""
+        return {name: describe(getattr(self, name)) for name in self.names}
+
+
+def check_pair(base: Model, thinking: Model) -> None:
+    """Raise `UserError` unless both models have the same width and depth, and mean the same by a token.
+
+    Tokens that one of them has in addition do no harm (`shared_vocabulary`).
+    """
     for what, left, right in (
         ("d_model", base.d_model, thinking.d_model),
         ("n_layers", base.n_layers, thinking.n_layers),
@@ -38,11 +63,7 @@ def check_pair(base: Model, thinking: Model, same_tokenizer: bool = True) -> Non
                 f"Base {base.name} has {what} {left} but thinking model {thinking.name} has {right}: "
                 "a pair needs equal shapes; choose a thinking model trained from this base."
             )
-    if same_tokenizer and base.tokenizer_hash != thinking.tokenizer_hash:
-        raise UserError(
-            f"The tokenizers of {base.name} and {thinking.name} differ (vocabulary or chat "
-            "template): a pair needs one tokenizer; choose a thinking model trained from this base."
-        )
+    shared_vocabulary(base, thinking)
 
 
 def weights_folder(name: str) -> Path:
@@ -68,17 +89,75 @@ def direction_file(given: Path) -> Path:
     return shipped
 
 
-def load_pair(name: str, device: str | None = None, same_tokenizer: bool = True) -> Pair:
-    """Load a built-in pair by name, or any folder that holds `base` and `thinking` checkpoints.
+def load_pair(
+    base: str,
+    thinking: str | None = None,
+    device: str | None = None,
+    template: str | None = None,
+    temperature: float = 1.0,
+) -> Pair:
+    """Load a base model and the thinking model trained from it.
 
-    Without `same_tokenizer`, vocabularies and chat templates may differ. A folder with the name of a
-    built-in pair is reached as `./NAME`.
+    Both are anything that `load_model` takes. Alone, `base` is also the name of a built-in pair or of one of
+    `PRESETS`, a folder that holds `base` and `thinking` checkpoints, or a model that stands alone. (A folder
+    with the name of a built-in pair or a preset is reached as `./NAME`.) Both models are asked in `template`,
+    in which `{problem}` stands for the problem: by default the thinking model's chat template, if it has one.
+    Raises `UserError` for models that are no pair.
     """
-    here = name not in BUILT_IN and Path(name).is_dir()
-    folder = Path(name) if here else weights_folder(name)
-    base = load_model(folder / "base", f"{folder.name}/base", device)
-    thinking = load_model(folder / "thinking", f"{folder.name}/thinking", device)
-    check_pair(base, thinking, same_tokenizer)
+    if template is not None and PROBLEM not in template:
+        raise UserError(
+            f"Template {template!r} has no place for the problem: write {PROBLEM} where it stands."
+        )
+    name, prompt = base, Pair.prompt
+    if thinking is None:
+        base, thinking, prompt = _places(base)
+    first = load_model(base, _model_name(name, base, "base"), device)
+    second = first
+    if thinking is not None:
+        second = load_model(thinking, _model_name(name, thinking, "thinking"), device)
+        check_pair(first, second)
+    for model in (first, second):
+        model.template = chat_template(second) if template is None else template
+        model.temperature = temperature
+    return Pair(Path(name).name, first, second, prompt)
+
+
+def _places(name: str) -> tuple[str, str | None, str]:
+    """Where the models of a pair are, and the pair's prompt; one place for a model that stands alone."""
+    folder = Path(name)
+    if name in BUILT_IN:
+        folder = weights_folder(name)
+    elif name in PRESETS:
+        preset = PRESETS[name]
+        base = preset.base if isinstance(preset.base, str) else str(preset.base())
+        return base, preset.thinking, Pair.prompt
+    elif not (folder / "base").is_dir():
+        if folder.exists() or looks_remote(name):
+            return name, None, Pair.prompt
+        raise unknown_name("model or pair", name, (*BUILT_IN, *PRESETS))
     words = folder / "pair.json"
     prompt = read_json(words).get("prompt") if words.is_file() else None
-    return Pair(folder.name, base, thinking, str(prompt or Pair.prompt))
+    return str(folder / "base"), str(folder / "thinking"), str(prompt or Pair.prompt)
+
+
+def _model_name(pair: str, spec: str, which: str) -> str:
+    """`PAIR/base` for the parts of a pair, what it is called elsewhere."""
+    known = pair in BUILT_IN or pair in PRESETS or (Path(pair) / which).is_dir()
+    alone = pair in PRESETS and PRESETS[pair].thinking is None
+    if known:
+        return Path(pair).name if alone else f"{Path(pair).name}/{which}"
+    return spec if looks_remote(spec) else Path(spec).name.removesuffix(".gguf")
+
+
+def describe(model: Model) -> dict:
+    """Weights, numbers, place and way of asking of a model, as JSON."""
+    opens = model.template.rsplit(PROBLEM, 1)[-1]
+    return {
+        "name": model.name,
+        "fingerprint": model.fingerprint,
+        "tokenizer_hash": model.tokenizer_hash,
+        "dtype": str(next(model.bridge.original_model.parameters()).dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "template": model.template,
+        "thinking_mode": "opened by the template" if "<think>" in opens else "not opened",
+    }

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,16 @@ import torch
 
 from interp import causal_stage
 from interp.activations import READS, ActivationStore, collect, hook_name, load_store
-from interp.behaviors import segment_all
+from interp.behaviors import labels_of, segment_all
 from interp.causal import MIN_PROBLEMS
-from interp.config import Config, Material, split_problems
+from interp.config import Config, Material, config_json, layers_tried, split_problems
 from interp.directions import Direction, DirectionSet
+from interp.errors import UserError, unknown_name
 from interp.pairs import Pair, load_pair
 from interp.progress import Progress
 from interp.readings import check_labels, vector_and_unit
 from interp.runs import Run, write_json
-from interp.tasks import Countdown
+from interp.tasks import load_task
 from interp.traces import Job, accuracy, generate_all, read_traces
 from probes import (
     LogisticProbe,
@@ -47,64 +48,66 @@ ESTIMATORS = {
 
 def make_traces(run: Run, pair: Pair, config: Config, progress: Progress) -> Material:
     """Sample every split from both models, and decode the report split greedily as well."""
-    splits = split_problems(config)
-    wanted = [(m, s, True) for m in ("base", "thinking") for s in splits]
-    wanted += [(m, "report", False) for m in ("base", "thinking")]
+    splits, grade = split_problems(config), load_task(config.task).grade
+    wanted = [(m, s, True) for m in pair.names for s in splits]
+    wanted += [(m, "report", False) for m in pair.names]
     jobs = {
         (m, s if sampled else "greedy"): Job(
             f"{m}-{s}-{'sampled' if sampled else 'greedy'}.jsonl",
-            getattr(pair, m), splits[s], sampled, config.seed,
+            getattr(pair, m), splits[s], grade, sampled, config.seed,
         )
         for m, s, sampled in wanted
     }  # fmt: skip
-    fingerprints = [pair.base.fingerprint, pair.thinking.fingerprint]
-    folder = run.stage(
-        "traces", fingerprints, lambda folder: generate_all(folder, list(jobs.values()), progress)
-    )
+
+    def work(folder: Path) -> None:
+        generate_all(folder, list(jobs.values()), progress, config.max_new_tokens)
+
+    folder = run.stage("traces", pair.fingerprints, work)
     traces, segments = {}, {}
-    for key, job in jobs.items():
-        traces[key] = read_traces(folder / job.file)
-        segments[key] = segment_all(job.model, traces[key], config.annotator)
-    return Material(traces, segments)
+    for (model, split), job in jobs.items():
+        found = read_traces(folder / job.file)
+        labeled = segment_all(job.model, found, config.annotator)
+        for name in (model, "thinking") if pair.alone else (model,):
+            traces[name, split], segments[name, split] = found, labeled
+    return Material(traces, segments, pair.alone)
 
 
 def read_activations(
     run: Run, pair: Pair, material: Material, split: str, progress: Progress
 ) -> dict[str, ActivationStore]:
     """Both models' activations over the pooled traces of both models in one split."""
-    traces = material.traces["base", split] + material.traces["thinking", split]
-    segments = material.segments["base", split] + material.segments["thinking", split]
+    traces, segments = material.pooled(split)
+    models = {name: getattr(pair, name) for name in pair.names}
 
     def work(folder: Path) -> None:
-        with progress.bar(f"activations ({split})", 2 * len(traces)) as advance:
-            for model in (pair.base, pair.thinking):
+        with progress.bar(f"activations ({split})", len(models) * len(traces)) as advance:
+            for model in models.values():
                 collect(model, traces, segments, folder / model.fingerprint, advance=advance)
 
-    fingerprints = [pair.base.fingerprint, pair.thinking.fingerprint]
-    folder = run.stage(f"activations-{split}", fingerprints, work)
-    return {
+    folder = run.stage(f"activations-{split}", pair.fingerprints, work)
+    found = {
         name: load_store(folder / model.fingerprint, traces, segments, model.name)
-        for name, model in (("base", pair.base), ("thinking", pair.thinking))
+        for name, model in models.items()
     }
+    return {"thinking": found["base"]} | found
 
 
 def measure_probes(
     run: Run, pair: Pair, config: Config, fit: dict[str, ActivationStore], progress: Progress
 ) -> dict:
     """Cross-validated sweep over layers and read positions, and the two models' cosine."""
-
-    n_layers = pair.base.n_layers
+    layers, behaviors = layers_tried(config, pair.base.n_layers), config.behaviors or ()
 
     def work(folder: Path) -> None:
         found = {}
-        with progress.bar("probes", len(config.behaviors)) as advance:
-            for behavior in config.behaviors:
+        with progress.bar("probes", len(behaviors)) as advance:
+            for behavior in behaviors:
                 store = fit["base"]
                 y = check_labels(store, behavior)
                 cells = {
                     (read, layer): store[hook_name("resid_post", layer), read]
                     for read in READS
-                    for layer in range(n_layers)
+                    for layer in layers
                 }
                 result = sweep(cells, y, store.groups, MeanDifference(), seed=config.seed)
                 found[behavior] = {
@@ -119,13 +122,15 @@ def measure_probes(
                         }
                         for c in result.cells
                     ],
-                    "cosine": [_cosine(fit, y, layer, config.seed) for layer in range(n_layers)],
+                    "cosine": []
+                    if pair.alone
+                    else [_cosine(fit, y, layer, config.seed) for layer in layers],
                 }
                 advance(1)
         write_json(folder / "probes.json", found)
 
-    fingerprints = [pair.base.fingerprint, pair.thinking.fingerprint]
-    return json.loads((run.stage("probes", fingerprints, work) / "probes.json").read_text())
+    folder = run.stage("probes", [*pair.fingerprints, list(behaviors)], work)
+    return json.loads((folder / "probes.json").read_text())
 
 
 def _cosine(fit: dict[str, ActivationStore], y: np.ndarray, layer: int, seed: int) -> dict:
@@ -198,18 +203,29 @@ def run_main_job(config: Config, out: Path, command: str, progress: Progress | N
     from interp.report_files import write_report  # plotly and jinja2 only when needed
 
     progress = progress or Progress()
-    pair = load_pair(config.pair)
-    run = Run(out, json.loads(json.dumps(asdict(config))))
+    known = labels_of(config.annotator)
+    for name in config.behaviors or ():
+        if name not in known:
+            raise unknown_name("behavior", name, known)
+    told = config_json(config)  # a task that does not exist is refused before models are loaded
+    pair = load_pair(
+        config.pair, config.thinking, template=config.template, temperature=config.temperature
+    )
+    for layer in config.layers or ():
+        pair.base.check_layer(layer)
+    run = Run(out, told)
     with torch.no_grad():
         material = make_traces(run, pair, config, progress)
         fit = read_activations(run, pair, material, "fit", progress)
         report = read_activations(run, pair, material, "report", progress)
+        config, skipped = _measurable(config, pair, fit)
         probes = measure_probes(run, pair, config, fit, progress)
         causal = causal_stage.run_stage(run, pair, config, material, fit, progress)
-    with progress.bar("results", len(config.behaviors)) as advance:
+    with progress.bar("results", len(causal)) as advance:
         results = _assemble(
             config, pair, run, material, fit, report, probes, causal, command, advance
         )
+    results |= {"config": run.config, "not_tested": skipped}
     write_json(out / "results.json", results)
     found = directions(config, pair, fit, causal)
     found.save(out / "directions.safetensors")
@@ -217,16 +233,46 @@ def run_main_job(config: Config, out: Path, command: str, progress: Progress | N
     return results
 
 
+def _measurable(
+    config: Config, pair: Pair, fit: dict[str, ActivationStore]
+) -> tuple[Config, dict[str, str]]:
+    """The configuration with the behaviors that can be tested, and why others cannot.
+
+    Behaviors that were asked for by name are tested, or raise; without names, those that are too rare in the
+    fit split are left out.
+    """
+    if config.behaviors is not None:
+        return config, {}
+    seen = [
+        b for b in labels_of(config.annotator) if any((s.labels == b).any() for s in fit.values())
+    ]
+    kept, skipped = [], {}
+    for behavior in seen:
+        try:
+            for name in pair.names:
+                check_labels(fit[name], behavior)
+            kept.append(behavior)
+        except UserError as error:
+            skipped[behavior] = str(error).split(":")[0] + "."
+    if not kept:
+        n = len(set(fit["base"].groups.tolist()))
+        raise UserError(
+            f"No behavior that annotator {config.annotator!r} tells apart is frequent enough to be tested in {n} "
+            "problems: sample more with --n-fit, or choose another --annotator."
+        )
+    return replace(config, behaviors=tuple(kept)), skipped
+
+
 def directions(
     config: Config, pair: Pair, fit: dict[str, ActivationStore], causal: dict
 ) -> DirectionSet:
     """The chosen direction of every behavior: the base's for adding, the thinking model's to ablate."""
     found = []
-    for behavior in config.behaviors:
+    for behavior in causal:
         for name, model, use in (
             ("base", pair.base, causal[behavior]["addition"]),
             ("thinking", pair.thinking, causal[behavior]["ablation"]),
-        ):
+        )[: len(pair.names)]:
             vector, unit = vector_and_unit(fit[name], behavior, use)
             found.append(
                 Direction(
@@ -247,15 +293,14 @@ def directions(
 
 
 def _assemble(config, pair, run, material, fit, report, probes, causal, command, advance) -> dict:
-    seed, names = config.seed, ("base", "thinking")
+    seed, names = config.seed, pair.names
     groups = [t.problem_id for t in material.traces["base", "report"]]
     entries = {}
     adjusted = {
-        kind: holm(np.array([causal[b][kind]["p_value"] for b in config.behaviors]))
+        kind: holm(np.array([causal[b][kind]["p_value"] for b in causal]))
         for kind in ("addition", "ablation")
     }
-    for i, behavior in enumerate(config.behaviors):
-        found = causal[behavior]
+    for i, (behavior, found) in enumerate(causal.items()):
         add = found["addition"]
         cell = next(
             c
@@ -284,12 +329,12 @@ def _assemble(config, pair, run, material, fit, report, probes, causal, command,
         "schema": SCHEMA,
         "version": importlib.metadata.version("whenlens"),
         "pair": pair.name,
-        "task": Countdown.name,
+        "task": config.task,
+        "models": pair.described(),
         "seed": seed,
         "d_model": pair.base.d_model,
         "n_layers": pair.base.n_layers,
         "command": command,
-        "config": json.loads(json.dumps(asdict(config))),
         "splits": {name: len(ps) for name, ps in split_problems(config).items()},
         "accuracy": {
             m: {

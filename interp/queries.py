@@ -43,14 +43,13 @@ def read_cached(
 
     hooks = [(hook_name("resid_post", layer), keep(layer)) for layer in layers]
     with model.bridge.hooks(fwd_hooks=hooks):
-        logits, cache = model.bridge(
-            ids,
-            return_type="logits_and_cache",
+        read = model.hf(
+            input_ids=ids,
             attention_mask=real.long(),
             position_ids=positions_of(real),
             use_cache=True,
         )
-    return kept, logits, cache
+    return kept, read.logits, read.past_key_values
 
 
 def logits_above(

@@ -83,9 +83,9 @@ def vector_and_unit(
 
 
 def fitted_vectors(
-    store: ActivationStore, y: np.ndarray, n_layers: int, readings: Readings
+    store: ActivationStore, y: np.ndarray, layers: Sequence[int], readings: Readings
 ) -> Float[Tensor, "reading layer d_model"]:
-    """Directions of one behavior (`y` [segment]) for every reading and layer."""
+    """Directions of one behavior (`y` [segment]) for every reading and each of the layers."""
     found = [
         as_tensor(
             mean_difference(
@@ -93,17 +93,21 @@ def fitted_vectors(
             )
         )
         for read, contrast in readings
-        for layer in range(n_layers)
+        for layer in layers
     ]
-    return torch.stack(found).reshape(len(readings), n_layers, -1)
+    return torch.stack(found).reshape(len(readings), len(layers), -1)
 
 
 def shuffled_vectors(
-    store: ActivationStore, behaviors: list[str], n_layers: int, readings: Readings, seed: int
+    store: ActivationStore,
+    behaviors: list[str],
+    layers: Sequence[int],
+    readings: Readings,
+    seed: int,
 ) -> dict[str, Float[Tensor, "reading layer d_model"]]:
     """What `fitted_vectors` finds when labels are shuffled inside every problem."""
     labels = shuffle_labels(store.labels, store.groups, seed)
-    return {b: fitted_vectors(store, labels == b, n_layers, readings) for b in behaviors}
+    return {b: fitted_vectors(store, labels == b, layers, readings) for b in behaviors}
 
 
 def cells(store: ActivationStore) -> np.ndarray:
@@ -111,7 +115,7 @@ def cells(store: ActivationStore) -> np.ndarray:
     return np.array([f"{p}/{b}" for p, b in zip(store.previous, store.labels, strict=True)])
 
 
-def residuals(store: ActivationStore, n_layers: int) -> ActivationStore:
+def residuals(store: ActivationStore, layers: Sequence[int]) -> ActivationStore:
     """The activations without what labels explain: less the mean of their behavior in its place.
 
     Null directions are drawn from these. The total covariance holds the behaviors' own axes, so
@@ -121,9 +125,7 @@ def residuals(store: ActivationStore, n_layers: int) -> ActivationStore:
     """
     codes = np.unique(cells(store), return_inverse=True)[1]
     values = {}
-    for key in {
-        (hook_name("resid_post", n), read) for n in range(n_layers) for read, _ in READINGS
-    }:
+    for key in {(hook_name("resid_post", n), read) for n in layers for read, _ in READINGS}:
         x = torch.from_numpy(store[key]).double()
         at = torch.from_numpy(codes)
         sums = torch.zeros(int(codes.max()) + 1, x.shape[1], dtype=x.dtype).index_add_(0, at, x)
@@ -133,7 +135,7 @@ def residuals(store: ActivationStore, n_layers: int) -> ActivationStore:
 
 
 def random_vectors(
-    store: ActivationStore, n_layers: int, readings: Readings, n: int, seed: int
+    store: ActivationStore, layers: Sequence[int], readings: Readings, n: int, seed: int
 ) -> Float[Tensor, "n reading layer d_model"]:
     """Random directions with the covariance of `store`'s activations within problems.
 
@@ -150,7 +152,7 @@ def random_vectors(
             groups=slots if contrast == "matched" else store.groups,
         )
         for read, contrast in readings
-        for layer in range(n_layers)
+        for layer in layers
     ]
-    shape = (n, len(readings), n_layers, -1)
+    shape = (n, len(readings), len(layers), -1)
     return torch.from_numpy(np.stack(found, 1)).float().reshape(shape)

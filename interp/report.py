@@ -98,15 +98,21 @@ def reading(results: Mapping[str, Any]) -> str:
     verdicts = {name: entry.get("verdict") for name, entry in results["behaviors"].items()}
     if not verdicts:
         return "No behavior was frequent enough to be measured."
+    pair = "thinking" in (results.get("accuracy") or {"thinking": None})
+    words = {
+        "model": "the base model" if pair else "the model",
+        "when": ", which favors “when”" if pair else "",
+        "how": ", which favors “how”" if pair else "",
+    }
     clauses = []
     for verdict, meaning in (
-        ("causal", "the base model already carries a direction for {them}, which favors “when”"),
+        ("causal", "{model} already carries a direction for {them}{when}"),
         (
             "readable",
-            "the base model represents {them}, but adding or removing the direction does not beat "
+            "{model} represents {them}, but adding or removing the direction does not beat "
             "its null",
         ),
-        ("absent", "no direction for {them} was found in the base model, which favors “how”"),
+        ("absent", "no direction for {them} was found in {model}{how}"),
     ):
         found = [
             theme.label(name).lower() for name in in_order(verdicts) if verdicts[name] == verdict
@@ -114,7 +120,7 @@ def reading(results: Mapping[str, Any]) -> str:
         if found:
             them = "it" if len(found) == 1 else "them"
             verb = "is" if len(found) == 1 else "are"
-            reason = meaning.format(them=them)
+            reason = meaning.format(them=them, **words)
             clauses.append(f"{len(found)} {verb} {verdict} ({', '.join(found)}: {reason})")
     open_ones = sum(verdict not in VERDICTS for verdict in verdicts.values())
     if open_ones:

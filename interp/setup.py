@@ -1,25 +1,17 @@
 """What the stages of a run share: models, problems, budget, and where things are kept."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from interp.config import DivergenceConfig, HybridConfig, split_problems
+from interp.config import DivergenceConfig, HybridConfig, config_json, split_problems
 from interp.errors import UserError
 from interp.pairs import Pair
 from interp.progress import Progress
 from interp.runs import Run
 from interp.traces import prompt_tokens
 from interp.types import Problem
-
-
-def config_json(config: HybridConfig | DivergenceConfig) -> dict:
-    """The configuration as JSON holds it."""
-    return json.loads(json.dumps(asdict(config)))
-
 
 C = TypeVar("C", HybridConfig, DivergenceConfig)
 
@@ -57,6 +49,5 @@ class Setup(Generic[C]):
 
     def stage(self, name: str, work: Callable[[Path], None], *inputs: object) -> Path:
         """A stage that depends on the configuration, both models, and what else is named (JSON)."""
-        pair = self.pair.base, self.pair.thinking
-        models = [(model.fingerprint, model.tokenizer_hash) for model in pair]
-        return self.run.stage(name, [*models, *inputs], work)
+        hashes = [model.tokenizer_hash for model in (self.pair.base, self.pair.thinking)]
+        return self.run.stage(name, [self.pair.fingerprints, hashes, *inputs], work)

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from interp.cache import growing_cache
 from interp.errors import UserError
-from interp.models import Frame, Model, left_pad, positions_of
+from interp.jsonl import read_rows
+from interp.models import PROBLEM, Frame, Model, left_pad, positions_of
 from interp.progress import Progress
 from interp.tasks import Countdown
 from interp.types import Problem, Trace
@@ -22,8 +24,9 @@ MAX_NEW_TOKENS = 160
 
 
 def prompt_tokens(model: Model, prompt: str) -> list[int]:
-    """Token ids of a prompt with exactly one leading beginning-of-sequence token, if any exists."""
-    ids = model.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    """Token ids of a prompt in its template, with one leading beginning-of-sequence token, if there is any."""
+    text = model.template.replace(PROBLEM, prompt)
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     bos = model.tokenizer.bos_token_id
     return list(ids) if bos is None or ids[:1] == [bos] else [bos, *ids]
 
@@ -45,7 +48,7 @@ def next_tokens(
         return logits.argmax(-1)
     cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
     threshold = uniforms[..., None] * cumulative[..., -1:]
-    return (cumulative > threshold).int().argmax(-1)
+    return torch.searchsorted(cumulative, threshold, right=True)[..., 0]
 
 
 class Batch:
@@ -72,11 +75,17 @@ class Batch:
     def inputs(self) -> dict:
         """Keyword arguments of the next pass, but for its cache."""
         return {
-            "return_type": "logits",
+            "input_ids": self.ids,
             "attention_mask": self.mask.long(),
             "position_ids": self.positions,
             "use_cache": True,
+            "logits_to_keep": 1,
         }
+
+    def keep_last(self) -> None:
+        """Read only the prompts' last tokens in the next pass: those before are in its cache."""
+        self.ids, self.real, self.starts = self.ids[:, -1:], self.real[:, -1:], self.starts[:, -1:]
+        self.positions = self.positions[:, -1:]
 
     def say(self, tokens: Int[Tensor, " row"]) -> Int[Tensor, " kept"] | None:
         """Append a token to every row still going; returns the rows to keep in caches, if not all.
@@ -102,6 +111,24 @@ class Batch:
         return keep
 
 
+def _read_shared(model: Model, prompts: Sequence[Sequence[int]], cache: Any) -> None:
+    """Fill the cache with each row's prompt but for its last token, reading each distinct one once."""
+    places: dict[tuple[int, ...], int] = {}
+    rows = [places.setdefault(tuple(prompt[:-1]), len(places)) for prompt in prompts]
+    ids, real = left_pad(list(places), model.tokenizer.pad_token_id or 0, model.device)
+    everywhere = torch.arange(len(ids), device=model.device)
+    with model.framed(Frame(everywhere, real, torch.zeros_like(real))):
+        model.hf(
+            input_ids=ids,
+            past_key_values=cache,
+            attention_mask=real.long(),
+            position_ids=positions_of(real),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    cache.batch_select_indices(torch.tensor(rows, device=model.device))
+
+
 @torch.no_grad()
 def decode(
     model: Model,
@@ -111,18 +138,23 @@ def decode(
     rows: Int[Tensor, " row"] | None = None,
     temperature: float = 1.0,
     min_active_share: float = 0.8,
+    share_prompts: bool = False,
 ) -> list[list[int]]:
     """Continue each prompt until its end-of-sequence token; returns the new tokens of each row.
 
     One forward for the prompts, then one-token forwards over the KV cache. `rows` are the indices
-    that interventions see (default: the row's place in `prompts`).
+    that interventions see (default: the row's place in `prompts`). With `share_prompts` prompts that several
+    rows have are read once, up to their last token: right where interventions edit no token before it.
     """
     batch, cache = Batch(model, prompts, min_active_share), growing_cache(model)
+    if share_prompts and min(map(len, prompts)) > 1:
+        _read_shared(model, prompts, cache)
+        batch.keep_last()
     rows = torch.arange(len(prompts)) if rows is None else rows
     rows = rows.to(model.device)
     for step in range(max_new_tokens):
         with model.framed(Frame(rows[batch.places], batch.real, batch.starts, step)):
-            logits = model.bridge(batch.ids, past_key_values=cache, **batch.inputs())
+            logits = model.hf(past_key_values=cache, **batch.inputs()).logits
         draws = None if uniforms is None else uniforms[batch.places.cpu(), step].to(model.device)
         keep = batch.say(next_tokens(logits[:, -1], draws, temperature))
         if not batch.going.any():
@@ -143,12 +175,14 @@ def generate(
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 512,
     advance: Callable[[int], None] = lambda n: None,
+    share_prompts: bool = False,
 ) -> list[Trace]:
     """Generate and grade one trace per problem and sample, in order.
 
-    Sampling is at temperature 1; a row's draws depend on `seed`, its problem and its sample number
+    Sampling is at the model's `temperature`; a row's draws depend on `seed`, its problem and its sample number
     alone, so it gets the same tokens in any batch. `grade` defaults to the Countdown verifier.
-    Interventions that are active on `model` apply, with a row's index in the returned list.
+    Interventions that are active on `model` apply, with a row's index in the returned list; `share_prompts`
+    is for those that edit no token of a prompt but its last one.
     """
     grade = grade or Countdown().grade
     asked = [(problem, k) for problem in problems for k in range(n_samples)]
@@ -166,6 +200,8 @@ def generate(
             uniforms,
             max_new_tokens,
             rows=torch.arange(begin, begin + len(part)),
+            temperature=model.temperature,
+            share_prompts=share_prompts,
         )
         for (problem, k), tokens in zip(part, new, strict=True):
             traces.append(
@@ -210,11 +246,12 @@ def write_traces(traces: Sequence[Trace], path: Path) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """Traces of one model on some problems, kept in a file of this name."""
+    """Traces of one model on some problems of a task, kept in a file of this name."""
 
     file: str
     model: Model
     problems: Sequence[Problem]
+    grade: Callable[[Problem, str], bool]
     sampled: bool
     seed: int
 
@@ -235,6 +272,7 @@ def generate_all(
             traces = generate(
                 job.model,
                 job.problems,
+                job.grade,
                 sampled=job.sampled,
                 seed=job.seed,
                 max_new_tokens=max_new_tokens,
@@ -246,18 +284,12 @@ def generate_all(
 def read_traces(path: Path) -> list[Trace]:
     """Read what `write_traces` wrote; raises `UserError` on an empty or malformed file."""
 
-    def rows() -> Iterator[Trace]:
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            try:
-                fields = json.loads(line)
-                yield Trace(**{**fields, "tokens": tuple(fields["tokens"])})
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"Line {number} of {str(path)!r} is no trace ({error}): expected JSON lines "
-                    "as written by whenlens; regenerate the file."
-                ) from error
-
-    traces = list(rows())
+    traces, expected = [], "expected JSON lines as written by whenlens; regenerate the file"
+    for row in read_rows(path, expected):
+        try:
+            traces.append(Trace(**{**row.fields, "tokens": tuple(row.fields["tokens"])}))
+        except (KeyError, TypeError) as error:
+            raise row.fault(f"is no trace ({error})", expected) from error
     if not traces:
         raise UserError(
             f"{str(path)!r} holds no traces: expected at least one JSON line; regenerate the file."

@@ -33,7 +33,7 @@ from interp.divergence.layers import lens_kl
 from interp.divergence.patching import patch, splits_at
 from interp.divergence.summary import promoted, summarize, tabulate
 from interp.divergence.tokens import score
-from interp.divergence.vocabulary import shared_vocabulary
+from interp.vocabulary import shared_vocabulary
 
 SEED, N = 0, 60
 pair = load_pair("countdown-rl")

@@ -4,19 +4,18 @@ import importlib.metadata
 from pathlib import Path
 
 from interp.atlas import write_atlas
-from interp.config import DivergenceConfig
+from interp.config import DivergenceConfig, config_json
 from interp.divergence.layers import layer_curves
 from interp.divergence.stages import Divergence
 from interp.divergence.summary import MIN_TRACES, promoted, summarize
 from interp.divergence.traces import make_traces
-from interp.divergence.vocabulary import shared_vocabulary
 from interp.divergence.weights import weight_changes
 from interp.errors import UserError
 from interp.pairs import load_pair
 from interp.progress import Progress
 from interp.runs import write_json
-from interp.setup import Setup, config_json
-from interp.tasks import Countdown
+from interp.setup import Setup
+from interp.vocabulary import shared_vocabulary
 
 SCHEMA = "whenlens.divergence/1"
 
@@ -29,7 +28,8 @@ def run_divergence(
     An interrupted run goes on at the stage where it stopped. Raises `UserError` for models that do not
     match or never differ, and for a budget that leaves no room.
     """
-    pair = load_pair(config.pair, same_tokenizer=False)
+    told = config_json(config)  # a task that does not exist is refused before models are loaded
+    pair = load_pair(config.pair, config.thinking, template=config.template)
     vocabulary = shared_vocabulary(pair.base, pair.thinking)
     setup = Setup("divergence", pair, config, out, progress or Progress())
     work = Divergence(setup, vocabulary, make_traces(setup, vocabulary))
@@ -61,12 +61,12 @@ def run_divergence(
         "version": importlib.metadata.version("whenlens"),
         "command": command,
         "pair": pair.name,
-        "task": Countdown.name,
+        "task": config.task,
         "mode": "sampled" if config.sampled else "greedy",
         "seed": config.seed,
         "d_model": pair.base.d_model,
         "n_layers": pair.base.n_layers,
-        "config": config_json(config),
+        "config": told,
         "splits": {name: len(problems) for name, problems in setup.splits.items()},
         "vocabulary": {
             "shared": vocabulary.size,

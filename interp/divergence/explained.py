@@ -12,12 +12,12 @@ from interp.activations import ActivationStore, hook_name
 from interp.divergence.layers import lens
 from interp.divergence.summary import MIN_TRACES
 from interp.divergence.tokens import compare
-from interp.divergence.vocabulary import Vocabulary
 from interp.hybrid.points import Points
 from interp.pairs import Pair
 from interp.queries import logits_above
 from interp.readings import cells
 from interp.types import Trace
+from interp.vocabulary import Vocabulary
 from probes import (
     bootstrap_over_groups,
     covariance_matched_directions,

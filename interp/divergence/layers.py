@@ -13,10 +13,10 @@ from torch import Tensor
 from interp.divergence.reading import Places, resid_before
 from interp.divergence.summary import Table
 from interp.divergence.tokens import compare, unembed
-from interp.divergence.vocabulary import Vocabulary
 from interp.models import Model
 from interp.pairs import Pair
 from interp.types import Trace
+from interp.vocabulary import Vocabulary
 from probes import (
     LogisticProbe,
     auroc,

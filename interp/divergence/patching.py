@@ -43,9 +43,13 @@ class Splits:
     def run(self, model: Model, hooks: Sequence[tuple[str, Any]] = ()) -> Float[np.ndarray, " row"]:
         """Y: logit of the thinking model's token minus that of the base's, at the last position."""
         with torch.no_grad(), model.bridge.hooks(fwd_hooks=list(hooks)):
-            logits = model.bridge(
-                self.ids, attention_mask=self.real.long(), position_ids=positions_of(self.real)
-            )[:, -1]
+            logits = model.hf(
+                input_ids=self.ids,
+                attention_mask=self.real.long(),
+                position_ids=positions_of(self.real),
+                use_cache=False,
+                logits_to_keep=1,
+            ).logits[:, -1]
         y = logits.gather(1, self.wanted[:, None]) - logits.gather(1, self.own[:, None])
         return y[:, 0].double().cpu().numpy()
 

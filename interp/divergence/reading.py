@@ -44,7 +44,10 @@ def resid_before(
 
         hooks = [(hook_name("resid_post", n), keep(n)) for n in range(model.n_layers)]
         with model.bridge.hooks(fwd_hooks=hooks):
-            model.bridge(
-                ids, return_type=None, attention_mask=real.long(), position_ids=positions_of(real)
+            model.hf.base_model(
+                input_ids=ids,
+                attention_mask=real.long(),
+                position_ids=positions_of(real),
+                use_cache=False,
             )
     return found

@@ -41,7 +41,6 @@ from interp.divergence.store import load_tokens, save_tokens
 from interp.divergence.summary import Table, tabulate
 from interp.divergence.tokens import TokenDivergence, score
 from interp.divergence.traces import SOURCES, Traces
-from interp.divergence.vocabulary import Vocabulary
 from interp.errors import UserError
 from interp.hybrid.points import read_points, select
 from interp.pairs import Pair
@@ -49,6 +48,7 @@ from interp.readings import check_labels, layer_units
 from interp.runs import read_json, write_json
 from interp.setup import Setup
 from interp.types import Segment, Trace
+from interp.vocabulary import Vocabulary
 from probes import ratio_bootstrap, rng
 
 

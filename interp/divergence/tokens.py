@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.divergence.vocabulary import Vocabulary
 from interp.models import Model, left_pad, positions_of
 from interp.pairs import SHARED_PAD, Pair
 from interp.types import Trace
+from interp.vocabulary import Vocabulary
 
 N_TOP = 5
 """How many of the likeliest tokens are kept."""
@@ -90,8 +90,7 @@ def final_states(
     model: Model, ids: Int[Tensor, "row pos"], real: Bool[Tensor, "row pos"]
 ) -> Float[Tensor, "row pos d_model"]:
     """What the unembedding reads: the last residual stream after the final norm."""
-    hf: Any = model.bridge.original_model
-    return hf.base_model(
+    return model.hf.base_model(
         input_ids=ids,
         attention_mask=real.long(),
         position_ids=positions_of(real),

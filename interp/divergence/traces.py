@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from interp.divergence.vocabulary import Vocabulary
 from interp.errors import UserError
 from interp.hybrid.controllers import at_disagreements, one_category
 from interp.hybrid.decode import Arm, steered
@@ -10,8 +9,10 @@ from interp.hybrid.outcomes import Bench
 from interp.hybrid.points import disagreements, read_points
 from interp.hybrid.vectors import trained_jointly
 from interp.setup import Setup
+from interp.tasks import load_task
 from interp.traces import Job, generate_all, read_traces, write_traces
 from interp.types import Trace
+from interp.vocabulary import Vocabulary
 
 SOURCES = ("thinking", "base", "hybrid")
 Traces = dict[tuple[str, str], list[Trace]]
@@ -25,13 +26,19 @@ def make_traces(setup: Setup, vocabulary: Vocabulary) -> Traces:
     differ; there is none where the vocabularies differ.
     """
     mode, splits = setup.config.sampled, setup.splits
+    grade = load_task(setup.config.task).grade
     wanted = [("base", "sampled", "fit", True), ("thinking", "sampled", "fit", True)]
     wanted += [("thinking", split, split, mode) for split in ("fit", "select", "report")]
     wanted += [("base", "report", "report", mode)]
     jobs = {
         (m, name): Job(
-            f"{m}-{name}.jsonl", getattr(setup.pair, m), splits[split], sampled, setup.config.seed
-        )
+            f"{m}-{name}.jsonl",
+            getattr(setup.pair, m),
+            splits[split],
+            grade,
+            sampled,
+            setup.config.seed,
+        )  # fmt: skip
         for m, name, split, sampled in wanted
     }
     files = {key: job.file for key, job in jobs.items()}
@@ -65,6 +72,7 @@ def _hybrid(setup: Setup, fit: list[Trace]) -> list[Trace]:
     categories = [one.read(p.thinking_resid) for p in points]
     vectors = trained_jointly(points, categories, one.names, layer, seed, network=False)
     problems = setup.splits["report"]
-    bench = Bench(pair, problems, Path(), setup.config.sampled, setup.max_new_tokens)
+    config = setup.config
+    bench = Bench(pair, problems, Path(), config.sampled, setup.max_new_tokens, config.task)
     arm = Arm(at_disagreements("disagreement", one), steered(vectors), thinking_layer=layer)
     return bench.decode(arm, problems, seed)[0]

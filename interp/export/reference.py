@@ -46,15 +46,15 @@ class Reference:
         positions = torch.arange(self._n, self._n + len(tokens), device=device)[None]
         self._n += len(tokens)
         with self._model.framed(frame):
-            logits, self._cache = self._model.bridge(
-                ids,
+            read = self._model.hf(
+                input_ids=ids,
                 past_key_values=self._cache,
-                return_type="logits_and_cache",
                 attention_mask=torch.ones(1, self._n, dtype=torch.long, device=device),
                 position_ids=positions,
                 use_cache=True,
             )
-        return Pass(logits[0].float().cpu(), self._resid[0][0].float().cpu())
+        self._cache = read.past_key_values
+        return Pass(read.logits[0].float().cpu(), self._resid[0][0].float().cpu())
 
 
 @contextmanager

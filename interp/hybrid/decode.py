@@ -199,8 +199,8 @@ def decode_hybrid(
         logits = []
         for i, model in enumerate(models):
             with model.bridge.hooks(fwd_hooks=[hooks[i]]):
-                out = model.bridge(batch.ids, past_key_values=caches[i], **batch.inputs())
-            logits.append(out[:, -1])
+                out = model.hf(past_key_values=caches[i], **batch.inputs())
+            logits.append(out.logits[:, -1])
         now = draws[batch.places.cpu(), step].to(base.device)
         view = View(
             step,

@@ -4,7 +4,7 @@ import importlib.metadata
 from dataclasses import asdict
 from pathlib import Path
 
-from interp.config import HybridConfig
+from interp.config import HybridConfig, config_json
 from interp.hybrid.measurement import Measurement
 from interp.hybrid.measures import contrast, verdict
 from interp.hybrid.preparation import make_traces, prepare
@@ -13,8 +13,7 @@ from interp.hybrid_report import write_hybrid_report
 from interp.pairs import load_pair
 from interp.progress import Progress
 from interp.runs import write_json
-from interp.setup import Setup, config_json
-from interp.tasks import Countdown
+from interp.setup import Setup
 
 SCHEMA = "whenlens.hybrid/1"
 
@@ -27,7 +26,9 @@ def run_hybrid(
     An interrupted run goes on at the arm and shard where it stopped. Raises `UserError` for models
     that do not match or never differ, and for a budget that leaves no room.
     """
-    setup = Setup("hybrid", load_pair(config.pair), config, out, progress or Progress())
+    told = config_json(config)  # a task that does not exist is refused before models are loaded
+    pair = load_pair(config.pair, config.thinking, template=config.template)
+    setup = Setup("hybrid", pair, config, out, progress or Progress())
     traces = make_traces(setup)
     lab, taxonomy = prepare(setup, traces)
     choice = choose(setup, lab, traces, taxonomy)
@@ -38,12 +39,12 @@ def run_hybrid(
         "version": importlib.metadata.version("whenlens"),
         "command": command,
         "pair": setup.pair.name,
-        "task": Countdown.name,
+        "task": config.task,
         "mode": "sampled" if config.sampled else "greedy",
         "seeds": list(config.seeds),
         "d_model": setup.pair.base.d_model,
         "n_layers": setup.pair.base.n_layers,
-        "config": config_json(config),
+        "config": told,
         "splits": {name: len(problems) for name, problems in setup.splits.items()},
         "accuracy": {
             name: scale.accuracy(values) | {"n": len(values)}

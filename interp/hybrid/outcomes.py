@@ -13,7 +13,7 @@ from interp.hybrid.decode import Arm, Decoded, decode_hybrid
 from interp.pairs import Pair
 from interp.runs import content_key, read_json, write_json
 from interp.setup import Setup
-from interp.tasks import Countdown
+from interp.tasks import load_task
 from interp.traces import graded, prompt_tokens, row_uniforms
 from interp.types import Problem, Trace
 
@@ -71,16 +71,18 @@ class Bench:
         folder: Path,
         sampled: bool,
         max_new_tokens: int,
+        task: str = "countdown",
     ) -> None:
         self.pair, self.problems, self.folder = pair, list(problems), folder
         self.sampled, self.max_new_tokens = sampled, max_new_tokens
-        self.grade = Countdown().grade
+        self.grade = load_task(task).grade
 
     @classmethod
     def of(cls, setup: Setup, split: str, folder: Path, limit: int | None = None) -> "Bench":
         """For one split of a run, or its first problems."""
         problems = setup.splits[split][:limit]
-        return cls(setup.pair, problems, folder, setup.config.sampled, setup.max_new_tokens)
+        config = setup.config
+        return cls(setup.pair, problems, folder, config.sampled, setup.max_new_tokens, config.task)
 
     def draws(
         self, problem: Problem, seed: int, sample: int = 0

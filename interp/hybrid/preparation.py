@@ -10,6 +10,7 @@ from interp.behaviors import segment_all
 from interp.hybrid.lab import Lab, candidate_layers
 from interp.runs import read_json, write_json
 from interp.setup import Setup
+from interp.tasks import load_task
 from interp.taxonomy import Taxonomy, agreement, choose, fit_kmeans
 from interp.traces import Job, generate_all, read_traces
 from interp.types import Trace
@@ -24,7 +25,7 @@ def make_traces(setup: Setup) -> Traces:
     `report` are in the run's own mode; where it samples, `report` holds a trace for each seed.
     """
     config, splits = setup.config, setup.splits
-    problems = splits | {"greedy": splits["fit"]}
+    problems, grade = splits | {"greedy": splits["fit"]}, load_task(config.task).grade
     seeds = config.seeds if config.sampled else config.seeds[:1]
     wanted = [("thinking", "greedy", config.seed)]
     for model in ("base", "thinking"):
@@ -32,7 +33,7 @@ def make_traces(setup: Setup) -> Traces:
         wanted += [(model, "report", seed) for seed in seeds]
     sampled = {"greedy": False, "fit": True, "select": config.sampled, "report": config.sampled}
     jobs = [
-        Job(f"{m}-{s}-{seed}.jsonl", getattr(setup.pair, m), problems[s], sampled[s], seed)
+        Job(f"{m}-{s}-{seed}.jsonl", getattr(setup.pair, m), problems[s], grade, sampled[s], seed)
         for m, s, seed in wanted
     ]
 

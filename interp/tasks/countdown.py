@@ -86,6 +86,7 @@ class Countdown:
     """
 
     name = "countdown"
+    instruction = ""
 
     def problems(self, held_out: bool = True) -> tuple[Problem, ...]:
         """All problems with a reachable target from 10 to 99, in a fixed order."""

@@ -11,16 +11,15 @@ from torch import Tensor
 from interp.activations import ActivationStore
 from interp.behaviors import segment_all
 from interp.causal import ArmResult
-from interp.causal_stage import NULL_NEW_TOKENS
 from interp.causal_subject import Subject
-from interp.config import Config
+from interp.config import Config, asked_problems
 from interp.decisions import DecisionPoints
 from interp.pairs import Pair
 from interp.pipeline import make_traces, read_activations
 from interp.progress import Progress
 from interp.readings import random_vectors, residuals, shuffled_vectors
 from interp.runs import Run
-from interp.tasks import Countdown
+from interp.tasks import load_task
 from interp.traces import generate
 from interp.types import Problem, Segment, Trace
 
@@ -59,8 +58,8 @@ class Bench:
         subjects = {
             name: Subject(getattr(pair, name), name, config, material, fit[name]) for name in MODELS
         }
-        task = Countdown()
-        problems = {p.id: p for p in task.problems()}
+        task = load_task(config.task)
+        problems = {p.id: p for p in asked_problems(task)}
         asked = [problems[t.problem_id] for t in material.traces[which, "report"]]
         other = MODELS[1 - MODELS.index(which)]
         return cls(
@@ -84,11 +83,11 @@ class Bench:
         return self._short(self.thinking)
 
     def _short(self, subject: Subject) -> ArmResult:
+        return subject.count(self._generated(subject, self.first, subject.config.null_new_tokens))
+
+    def _generated(self, subject: Subject, asked: list[Problem], most: int) -> list[Trace]:
         seed = subject.config.seed
-        traces = generate(
-            subject.model, self.first, self.grade, seed=seed, max_new_tokens=NULL_NEW_TOKENS
-        )
-        return subject.count(traces)
+        return generate(subject.model, asked, self.grade, seed=seed, max_new_tokens=most)
 
     @property
     def first(self) -> list[Problem]:
@@ -99,7 +98,7 @@ class Bench:
     def told(self) -> list[Trace]:
         """Traces without steering, but with the pair's prompt before each problem."""
         asked = [replace(p, prompt=f"{self.words} {p.prompt}") for p in self.problems]
-        return generate(self.own.model, asked, self.grade, seed=self.own.config.seed)
+        return self._generated(self.own, asked, self.own.config.max_new_tokens)
 
     @cached_property
     def told_points(self) -> DecisionPoints:
@@ -109,20 +108,20 @@ class Bench:
     @cached_property
     def noise(self) -> ActivationStore:
         """Activations of the fit split, without what labels explain."""
-        return residuals(self.own.store, self.own.model.n_layers)
+        return residuals(self.own.store, range(self.own.model.n_layers))
 
     @cached_property
     def random(self) -> Float[Tensor, "null layer d_model"]:
         """Random null directions for every layer."""
-        config, n_layers = self.own.config, self.own.model.n_layers
-        return random_vectors(self.noise, n_layers, READING, config.n_random, config.seed)[:, 0]
+        config, layers = self.own.config, range(self.own.model.n_layers)
+        return random_vectors(self.noise, layers, READING, config.n_random, config.seed)[:, 0]
 
     def nulls(self, behavior: str) -> Float[Tensor, "null layer d_model"]:
         """Random directions, and those that shuffled labels of one behavior give: made once."""
         if behavior not in self._nulls:
-            config, n_layers = self.own.config, self.own.model.n_layers
+            config, layers = self.own.config, range(self.own.model.n_layers)
             shuffled = [
-                shuffled_vectors(self.noise, [behavior], n_layers, READING, config.seed * 1000 + n)
+                shuffled_vectors(self.noise, [behavior], layers, READING, config.seed * 1000 + n)
                 for n in range(config.n_shuffled)
             ]
             every = [self.random, *(v[behavior] for v in shuffled)]

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import SITES, hook_name
 from interp.directions import Direction
 from interp.errors import UserError, unknown_name
+from interp.pooling import SITES, hook_name
 from interp.validation.formats import read_content, unique
 from interp.validation.untrusted import (
     MAX_ELEMENTS,

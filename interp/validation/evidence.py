@@ -18,10 +18,8 @@ from interp.causal import (
     run_arms,
     sizes,
 )
-from interp.causal_stage import NULL_NEW_TOKENS
 from interp.decisions import DecisionPoints
 from interp.interventions import Audit
-from interp.traces import MAX_NEW_TOKENS
 from interp.types import Problem, Trace
 from interp.validation.bench import Bench
 from interp.validation.steering import Steering
@@ -42,6 +40,7 @@ class Evidence:
     ) -> None:
         subject = bench.own
         self.bench, self.subject, self.name = bench, subject, behavior
+        self.config = subject.config
         self.steering = Steering.of(vectors, subject.units)
         self.behavior = subject.behaviors.index(behavior)
         if dose is None:
@@ -57,14 +56,14 @@ class Evidence:
 
     def steer(self) -> tuple[list[Trace], Audit]:
         """Steered traces of all report problems, and what the edits did."""
-        traces, audit = self._traces(self.steering, self.bench.problems, MAX_NEW_TOKENS)
+        traces, audit = self._traces(self.steering, self.bench.problems, self.config.max_new_tokens)
         return traces[0], audit
 
     def addition(self, steered: ArmResult) -> dict:
         """Effect of adding on all report problems, beside nulls on the first of them."""
         bench = self.bench
-        real, _ = self._traces(self.steering, bench.first, NULL_NEW_TOKENS)
-        null, _ = self._traces(self.nulls, bench.first, NULL_NEW_TOKENS)
+        real, _ = self._traces(self.steering, bench.first, self.config.null_new_tokens)
+        null, _ = self._traces(self.nulls, bench.first, self.config.null_new_tokens)
         few, *rest = (self.subject.count(traces) for traces in (*real, *null))
         seed = self.subject.config.seed
         return effect_record(
@@ -77,8 +76,9 @@ class Evidence:
         config, i, layer = subject.config, self.behavior, self.steering.main_layer
         every = np.concatenate([self.steering.main, self.nulls.main])
         vectors = subject.centers.new_tensor(every)
-        repeated = vectors[:, None, None].expand(-1, 1, subject.model.n_layers, -1)
-        size = sizes(subject.select, repeated, subject.units, subject.centers)[:, 0, layer]
+        size = sizes(
+            subject.select, [layer], vectors[:, None, None], subject.units, subject.centers
+        )[:, 0, 0]
         # Each null changes as much as the direction on trial does.
         arms = [
             Arm(str(n), v, Candidate(0, layer, float(size[0]), float(size[0] / size[n])))
@@ -91,8 +91,8 @@ class Evidence:
                 subject.centers, bench.grade, config.seed, max_new_tokens=most,
             )  # fmt: skip
 
-        full = run(arms[:1], bench.problems, MAX_NEW_TOKENS)["0"]
-        few = run(arms, bench.first, NULL_NEW_TOKENS)
+        full = run(arms[:1], bench.problems, config.max_new_tokens)["0"]
+        few = run(arms, bench.first, self.config.null_new_tokens)
         clean, short = subject.count(subject.clean_traces), bench.short_thinking
         rest = [few[arm.name] for arm in arms[1:]]
         record = effect_record(clean, full, short, few["0"], rest, i, -1, config.seed)

@@ -3,18 +3,17 @@
 import importlib.metadata
 import itertools
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from interp.config import Config
+from interp.config import Config, config_json
 from interp.errors import UserError, unknown_name
 from interp.models import Model
 from interp.pairs import Pair, load_pair
 from interp.progress import Progress
 from interp.runs import Run, read_json, write_json
-from interp.types import Trace
+from interp.types import BEHAVIORS, Trace
 from interp.validation.bench import MODELS, Bench
 from interp.validation.candidates import CandidateDirection, read_candidates
 from interp.validation.evidence import Evidence
@@ -90,14 +89,14 @@ def run_validation(
         if not candidates:
             raise unknown_name("direction", only, names)
     folder, which = split_model(model, pair)
-    loaded = load_pair(folder)
-    own: Model = getattr(loaded, which)
     config = config or Config(pair=folder, n_random=100)
+    loaded = load_pair(folder, config.thinking, template=config.template)
+    own: Model = getattr(loaded, which)
     # Of a file for both models, those of the other one are not on trial.
     here = [c for c in candidates if c.provenance.get("model", own.name) == own.name] or candidates
     for candidate in here:
-        check_candidate(candidate, own, config.behaviors)
-    run = Run(out, json.loads(json.dumps(asdict(config))))
+        check_candidate(candidate, own, config.behaviors or BEHAVIORS)
+    run = Run(out, config_json(config))
     cards, folders = [], _folders([c.name for c in here])
     with torch.no_grad():
         bench = Bench.prepare(run, loaded, which, config, progress)
@@ -178,7 +177,7 @@ def _card(
         "provenance": candidate.provenance,
         # Whoever fitted it elsewhere may have used the very problems that it is tested on.
         "held_out": held_out or None,
-        "config": json.loads(json.dumps(asdict(config))),
+        "config": config_json(config),
     }
 
 

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
 
 from interp.pairs import weights_folder
 from tests.commands import small
@@ -150,7 +149,7 @@ def test_a_pair_that_never_differs_is_one_sentence(tmp_path):
 def test_other_vocabularies_are_one_sentence(tmp_path):
     folder = weights_folder("countdown-rl")
     pair = copy_pair(tmp_path / "mixed", folder / "base", folder / "thinking")
-    tokenizer = AutoTokenizer.from_pretrained(pair / "thinking")
-    tokenizer.add_tokens(["quite-new"])
-    tokenizer.save_pretrained(pair / "thinking")
-    assert "tokenizers" in refused(tmp_path / "out", "--pair", str(pair))
+    path = pair / "thinking" / "tokenizer.json"
+    words = path.read_text().replace('"reach"', '"?"').replace('"with"', '"reach"')
+    path.write_text(words.replace('"?"', '"with"'))
+    assert "vocabularies" in refused(tmp_path / "out", "--pair", str(pair))

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from interp.activations import collect, hook_name, pool_batch
+from interp.activations import collect
 from interp.behaviors import segment_all
 from interp.causal import beside_null, over_choices
 from interp.causal_stage import CausalTest
 from interp.config import Config, Material, split_problems
 from interp.pairs import load_pair
+from interp.pooling import hook_name, pool_batch
 from interp.readings import READINGS, fitted_vectors, shuffled_vectors
 from interp.tasks import Countdown
 from interp.traces import generate
@@ -77,7 +78,7 @@ def causal(request):
 def test_causal_p_values_on_shuffled_labels_are_small_at_most_eight_percent_of_the_time(causal):
     """The proxy's whole path: selection of reading, layer and dose, then p on other problems."""
     test, store = causal
-    behavior, n_layers = "subgoal-setting", test.model.n_layers
+    behavior, layers = "subgoal-setting", range(test.model.n_layers)
     i = test.behaviors.index(behavior)
 
     def p_value(vectors):
@@ -91,13 +92,12 @@ def test_causal_p_values_on_shuffled_labels_are_small_at_most_eight_percent_of_t
         )
         return beside_null(seen, null, i, test.sign)["p_value"]
 
-    real = fitted_vectors(store, store.labels == behavior, n_layers, READINGS)
+    real = fitted_vectors(store, store.labels == behavior, layers, READINGS)
     assert p_value(real) <= 0.02
     # A run on shuffled labels draws its nulls from what those labels leave unexplained.
     labels = shuffle_labels(store.labels, store.groups, 77)
     test.draw_nulls(replace(store, labels=labels))
     shuffled = [
-        shuffled_vectors(store, [behavior], n_layers, READINGS, seed)[behavior]
-        for seed in range(200)
+        shuffled_vectors(store, [behavior], layers, READINGS, seed)[behavior] for seed in range(200)
     ]
     assert np.mean([p_value(vectors) <= 0.05 for vectors in shuffled]) <= 0.08

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from interp.activations import READS, SITES, collect, hook_name, load_store, read_span
+from interp.activations import collect, load_store
 from interp.behaviors import segment
 from interp.errors import UserError
 from interp.models import load_model
+from interp.pooling import READS, SITES, hook_name, read_span
 from interp.tasks import load_task
 from interp.traces import generate
 

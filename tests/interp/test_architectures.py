@@ -11,12 +11,13 @@ from transformers import (
     Qwen3Config,
 )
 
-from interp.activations import hook_name
 from interp.interventions import Add, forward, intervene
-from interp.models import load_model
+from interp.models import left_pad, load_model
 from interp.organisms.checkpoints import build_tokenizer
+from interp.pooling import SITES, hook_name, pool_batch
 from interp.tasks import load_task
-from interp.traces import generate, prompt_tokens
+from interp.traces import decode, generate, prompt_tokens
+from interp.types import Segment, Trace
 from tests.interp.conftest import slow_model
 
 CONFIGS = {
@@ -79,6 +80,31 @@ def test_the_residual_stream_is_the_output_of_hugging_faces_blocks(model, slow):
         with model.bridge.hooks(fwd_hooks=[(name, lambda x, hook, kept=kept: kept.append(x))]):
             forward(model, [tokens])
         torch.testing.assert_close(kept[0][0], slow.outputs(tokens, layer), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_pooled_activations_of_a_padded_batch_are_those_that_run_with_cache_gives(model, site):
+    hooks = [hook_name(site, layer) for layer in range(model.n_layers)]
+    traces = [Trace(str(i), "m", "", "", tuple(x), 1, True, True) for i, x in enumerate(SEQUENCES)]
+    parts = [[Segment(t, t + 1, "") for t in range(len(x))] for x in SEQUENCES]
+    found = pool_batch(model, traces, parts, hooks, ["first"])
+    with torch.no_grad():
+        caches = [model.bridge.run_with_cache(torch.tensor([x]))[1] for x in SEQUENCES]
+    for hook in hooks:
+        expected = torch.cat([cache[hook][0] for cache in caches])
+        torch.testing.assert_close(found[hook, "first"], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_greedy_generation_is_hugging_faces_own(model, slow):
+    prompts = [prompt_tokens(model, problem.prompt) for problem in PROBLEMS]
+    prompts = [prompt + prompt[1 : 1 + i] for i, prompt in enumerate(prompts)]
+    ids, real = left_pad(prompts, model.tokenizer.pad_token_id, torch.device("cpu"))
+    said = slow.model.generate(
+        ids, attention_mask=real.long(), max_new_tokens=30, do_sample=False
+    )[:, ids.shape[1] :].tolist()  # fmt: skip
+    eos = model.tokenizer.eos_token_id
+    expected = [row[: row.index(eos) + 1] if eos in row else row for row in said]
+    assert decode(model, prompts, None, 30) == expected
 
 
 @pytest.mark.parametrize("dose", [0.0, 0.5])

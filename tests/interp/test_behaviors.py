@@ -57,7 +57,10 @@ def test_segments_tile_the_completion(tiny, prompt, completion, stopped):
         words = [VOCABULARY[t] for t in trace.tokens[s.start : s.end]]
         assert words
         assert s.text == " ".join(words)
-        assert "." not in words[:-1]
+        whole = words[: words.index(".") + 1] if "." in words else words
+        # What follows the end of a sentence says nothing: no word, and no number of three digits.
+        assert not any(w.isalpha() and len(w) > 1 for w in words[len(whole) :])
+        assert "." in words or s is segments[-1]
     for s in segments[:-1]:
         assert VOCABULARY[trace.tokens[s.end - 1]] == "."
 

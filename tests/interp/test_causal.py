@@ -102,7 +102,7 @@ def points_of(model):
 def test_effects_of_adding_equal_a_loop_over_every_use(points):
     directions = vectors(2, 2, 3, 32)
     amounts = torch.tensor(UNITS)[:, None] * torch.tensor([0.1, 0.5])
-    found = effects(points, directions, amounts.expand(2, 2, -1, -1), None)
+    found = effects(points, range(3), directions, amounts.expand(2, 2, -1, -1), None)
     assert found.shape == (2, 2, 3, 2, 2, len(points))
     for n, reading, layer, use in np.ndindex(2, 2, 3, 2):
         resid = points.resid[layer].double().numpy()
@@ -112,10 +112,23 @@ def test_effects_of_adding_equal_a_loop_over_every_use(points):
         np.testing.assert_allclose(found[n, reading, layer, use], expected, atol=1e-4)
 
 
+def test_effects_of_some_layers_are_those_of_all_at_their_places(points):
+    directions, means = vectors(2, 2, 3, 32), vectors(3, 32)
+    amounts = torch.tensor(UNITS)[:, None] * torch.tensor([0.1, 0.5])
+    for held in (None, means):
+        every = effects(points, range(3), directions, amounts.expand(2, 2, -1, -1), held)
+        some = [2, 0]
+        found = effects(
+            points, some, directions[:, :, some], amounts[some].expand(2, 2, -1, -1), held
+        )
+        np.testing.assert_allclose(found, every[:, :, some], atol=1e-5)
+        assert abs(every[:, :, 0] - every[:, :, 2]).max() > 1e-3
+
+
 def test_effects_of_ablating_equal_full_forwards_edited_at_the_layer_and_all_above(sharp, points):
     directions, means = vectors(2, 1, 3, 32), vectors(3, 32)
     strengths = torch.tensor([1.0, 0.4]).expand(3, 2)
-    found = effects(points, directions, strengths.expand(2, 1, -1, -1), means)
+    found = effects(points, range(3), directions, strengths.expand(2, 1, -1, -1), means)
     for n, layer, use in np.ndindex(2, 3, 2):
         at = ablated_by_hand(
             sharp, points, layer, directions[n, 0, layer], float(strengths[layer, use]), means
@@ -126,7 +139,7 @@ def test_effects_of_ablating_equal_full_forwards_edited_at_the_layer_and_all_abo
 
 def test_sizes_are_mean_distances_to_the_mean_along_the_direction(points):
     directions, means = vectors(2, 2, 3, 32), vectors(3, 32)
-    found = sizes(points, directions, UNITS, means)
+    found = sizes(points, range(3), directions, UNITS, means)
     for n, reading, layer in np.ndindex(2, 2, 3):
         gap = (means[layer].double().numpy() - points.resid[layer].double().numpy()) @ unit(
             directions[n, reading, layer]

@@ -1,12 +1,14 @@
 """Models, pairs and directions load as what they are, or say why not."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from interp.directions import Direction, DirectionSet, mean_difference
 from interp.errors import UserError
@@ -15,6 +17,7 @@ from interp.models import left_pad, load_model, mean_norm, positions_of
 from interp.organisms.checkpoints import build_tokenizer
 from interp.organisms.corpus import VOCABULARY
 from interp.pairs import check_pair, load_pair
+from interp.traces import prompt_tokens
 
 SEQUENCES = [[1, 40, 41, 42], [1, 50], [1, *range(30, 70)], [1]]
 
@@ -86,13 +89,45 @@ def test_a_pair_of_unequal_shapes_is_refused(tiny, save_random, shape, what):
         check_pair(tiny, other)
 
 
-def test_a_pair_of_unequal_tokenizers_is_refused(tiny):
-    more, chat = build_tokenizer(), build_tokenizer()
-    more.add_tokens(["eureka"])
-    chat.chat_template = "{{ messages }}"
-    for tokenizer in (more, chat):
-        with pytest.raises(UserError, match="tokenizers of tiny and other differ"):
-            check_pair(tiny, replace(tiny, name="other", tokenizer=tokenizer))
+def test_a_pair_whose_tokens_mean_different_things_is_refused(tiny):
+    other = build_tokenizer()
+    swapped = json.loads(other.backend_tokenizer.to_str())
+    vocabulary = swapped["model"]["vocab"]
+    vocabulary["reach"], vocabulary["with"] = vocabulary["with"], vocabulary["reach"]
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(swapped)))
+    with pytest.raises(UserError, match="vocabularies of tiny .* and other .* share"):
+        check_pair(tiny, replace(tiny, name="other", tokenizer=other))
+
+
+def test_both_models_of_a_pair_are_asked_in_the_thinking_models_template(
+    tiny_folder, sharp_folder, tmp_path
+):
+    base, thinking = tmp_path / "one", tmp_path / "two"
+    shutil.copytree(tiny_folder, base)
+    shutil.copytree(sharp_folder, thinking)
+    (thinking / "chat_template.jinja").write_text(
+        "{% for m in messages %}by a7 . {{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %} we need{% endif %}"
+    )
+    pair = load_pair(str(base), str(thinking), device="cpu")
+    assert (pair.name, pair.base.name, pair.thinking.name) == ("one", "one", "two")
+    expected = pair.base.tokenizer("<s> by a7 . reach 36 . we need")["input_ids"]
+    for model in (pair.base, pair.thinking):
+        assert prompt_tokens(model, "reach 36 .") == expected
+    given = load_pair(str(base), str(thinking), device="cpu", template="note {problem} by")
+    assert given.base.tokenizer.decode(prompt_tokens(given.base, "reach 36 .")) == (
+        "<s> note reach 36 . by"
+    )
+    with pytest.raises(UserError, match="no place for the problem"):
+        load_pair(str(base), str(thinking), template="note by")
+
+
+def test_a_model_that_stands_alone_is_both_models_of_its_pair(tiny_folder):
+    pair = load_pair(str(tiny_folder), device="cpu")
+    assert pair.alone and pair.names == ("base",) and pair.base is pair.thinking
+    told = pair.described()
+    assert set(told) == {"base"}
+    assert told["base"]["dtype"] == "float32" and told["base"]["device"] == "cpu"
 
 
 def test_a_folder_with_two_checkpoints_is_a_pair(tiny_folder, sharp_folder, sharp, tmp_path):
@@ -143,6 +178,13 @@ def test_directions_survive_the_file(tiny, sharp, tmp_path):
         assert torch.equal(back[key].vector, made.vector)
         assert replace(back[key], vector=made.vector) == made
     assert {d.model for d in back} == {"tiny", "sharp", odd.name}
+
+
+@pytest.mark.parametrize("behavior", ["../../outside", "/outside", "", "..", "a\n"])
+def test_a_direction_whose_behavior_could_be_a_path_is_not_read(tiny, tmp_path, behavior):
+    DirectionSet.of([direction(tiny, behavior)]).save(tmp_path / "d.safetensors")
+    with pytest.raises(UserError, match="expected a behavior of letters"):
+        DirectionSet.load(tmp_path / "d.safetensors")
 
 
 def test_an_empty_set_survives_the_file(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from interp.errors import UserError
+from interp.interventions import Add, intervene
 from interp.tasks import load_task
 from interp.traces import (
     accuracy,
@@ -50,6 +51,23 @@ def test_decode_equals_a_loop_without_cache_or_padding(sharp, slow, prompts, uni
         for p, u in zip(prompts, uniforms.numpy(), strict=True)
     ]
     assert found == expected
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_prompts_read_once_for_all_their_rows_change_no_token_under_any_edit(
+    sharp, prompts, uniforms, sampled
+):
+    rows = [prompts[i] for i in (3, 0, 3, 7, 0, 3, 11, 7, 0)]
+    some = draws(uniforms[: len(rows)], sampled)
+    vectors = torch.from_numpy(np.random.default_rng(1).normal(size=(len(rows), 32))).float()
+    found, passes = {}, {}
+    for shared in (True, False):
+        with intervene(sharp, Add(vectors, 1, 0.5, 4.0)) as audit:
+            found[shared] = decode(sharp, rows, some, N_NEW, share_prompts=shared)
+        passes[shared] = audit.positions
+    assert found[True] == found[False] != decode(sharp, rows, some, N_NEW)
+    assert found[True][0] != found[True][2]
+    assert passes[True] == passes[False]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 1.0])

@@ -4,8 +4,8 @@ import pytest
 
 from interp.behaviors import segment_all
 from interp.divergence.tokens import score
-from interp.divergence.vocabulary import shared_vocabulary
 from interp.traces import generate
+from interp.vocabulary import shared_vocabulary
 from tests.interp.conftest import PROBLEMS
 
 

