@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from interp.activation_writer import ActivationWriter
     from interp.activations import collect
     from interp.atlas import Atlas
     from interp.behaviors import annotate, segment_all
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from interp.models import Model, load_model
     from interp.pairs import Pair, load_pair
     from interp.pipeline import run_main_job
+    from interp.shards import Shards
     from interp.tasks import Countdown, Task, load_task
     from interp.traces import generate
     from interp.traces_io import import_traces
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 else:
     # Hidden from type checkers: they would accept any attribute of a module with a `__getattr__`.
     _MODULES = {
+        "activation_writer": ("ActivationWriter",),
         "activations": ("collect",),
         "atlas": ("Atlas",),
         "behaviors": ("annotate", "segment_all"),
@@ -41,6 +44,7 @@ else:
         "models": ("Model", "load_model"),
         "pairs": ("Pair", "load_pair"),
         "pipeline": ("run_main_job",),
+        "shards": ("Shards",),
         "tasks": ("Countdown", "Task", "load_task"),
         "traces": ("generate",),
         "traces_io": ("import_traces",),
@@ -62,6 +66,7 @@ else:
 __all__ = [
     "BEHAVIORS",
     "Ablate",
+    "ActivationWriter",
     "Add",
     "Atlas",
     "Config",
@@ -76,6 +81,7 @@ __all__ = [
     "Pair",
     "Problem",
     "Segment",
+    "Shards",
     "Task",
     "Trace",
     "UserError",

@@ -1,23 +1,24 @@
 """Segment activations: pooled batch by batch, streamed to disk."""
 
-import hashlib
-import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activation_writer import ActivationWriter, part_key
 from interp.errors import UserError
 from interp.models import Model
-from interp.pooling import READS, hook_name, pool_batch, read_span
+from interp.pooling import READS
+from interp.pooling import hook_name as hook_name
 from interp.runs import content_key
-from interp.shard_writer import ShardWriter
-from interp.shards import Key, Shards
+from interp.shards import Key, Shards, no_activations
 from interp.types import Segment, Trace
 
 
@@ -48,8 +49,7 @@ class ActivationStore:
     def __getitem__(self, key: Key) -> np.ndarray:
         """The matrix [segment, d_model] of one hook name and read position."""
         if key not in self.values:
-            known = ", ".join(f"{hook}@{read}" for hook, read in self.values)
-            raise UserError(f"No activations for {key[0]}@{key[1]}: this store holds {known}.")
+            raise no_activations(key, self.values)
         return self.values[key].numpy()
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class ActivationStore:
     def rows(self, mask: np.ndarray) -> "ActivationStore":
         """The segments that a boolean mask says."""
         return ActivationStore(
-            _Rows(self.values, torch.from_numpy(mask)),
+            Lazy(tuple(self.values), partial(_rows, self.values, torch.from_numpy(mask))),
             self.labels[mask],
             self.previous[mask],
             self.groups[mask],
@@ -73,104 +73,34 @@ class ActivationStore:
         )
 
 
+Name = TypeVar("Name")
+Value = TypeVar("Value")
+
+
 @dataclass(frozen=True)
-class _Rows(Mapping[Key, Tensor]):
-    """Some rows of other matrices, taken when they are asked for."""
+class Lazy(Mapping[Name, Value]):
+    """Values made each time they are asked for: of many matrices one is in memory."""
 
-    whole: Mapping[Key, Tensor]
-    keep: Tensor
+    names: Sequence[Name]
+    make: Callable[[Name], Value]
 
-    def __getitem__(self, key: Key) -> Tensor:
-        return self.whole[key][self.keep]
+    def __getitem__(self, name: Name) -> Value:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.make(name)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.whole
+    def __contains__(self, name: object) -> bool:
+        return name in self.names  # the inherited one would make it
 
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self.whole)
+    def __iter__(self) -> Iterator[Name]:
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self.whole)
+        return len(self.names)
 
 
-def _part_key(
-    fingerprint: str,
-    traces: Sequence[Trace],
-    segments: Sequence[Sequence[Segment]],
-    keys: Iterable[Key],
-    dtype: str,
-) -> str:
-    """Names what a shard holds: another model, text, span, key or format is another shard."""
-    spans = [[(s.start, s.end) for s in parts] for parts in segments]
-    tokens = [trace.tokens for trace in traces]
-    text = json.dumps([fingerprint, tokens, spans, list(keys), dtype])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-class ActivationWriter:
-    """Pools traces batch by batch into a folder, so that traces may come while others are generated.
-
-    Each `append` is one forward and one shard. `Shards(folder)` reads what is complete at any time.
-    After a kill, append the same batches again: those that are there cost nothing.
-
-        with ActivationWriter(model, folder, dtype="bfloat16") as writer:
-            for problems in batches:
-                traces = generate(model, problems)
-                writer.append(traces, segment_all(model, traces))
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        folder: Path,
-        *,
-        layers: Sequence[int] | None = None,
-        sites: Sequence[str] = ("resid_post",),
-        reads: Sequence[str] = READS,
-        dtype: str = "float32",
-    ) -> None:
-        """Open `folder` for all layers or those given; numbers on disk are float32, bfloat16 or float16.
-
-        Raises `UserError` where a layer, a site or a format does not exist, and for nothing to read.
-        """
-        wanted = range(model.n_layers) if layers is None else layers
-        chosen = [model.check_layer(layer) for layer in wanted]
-        self.hooks = [hook_name(site, layer) for site in sites for layer in chosen]
-        if not self.hooks or not reads:
-            raise UserError(
-                f"Nothing to read at {len(chosen)} layers, {len(sites)} sites and {len(reads)} read "
-                "positions: choose at least one of each."
-            )
-        self.model, self.reads, self.dtype = model, reads, dtype
-        self.keys = [(hook, read) for hook in self.hooks for read in reads]
-        for read in reads:
-            read_span(read, 0, 1)  # an unknown one is told before anything is written
-        widths = dict.fromkeys(self.keys, model.d_model)
-        self._shards = ShardWriter(folder, model.fingerprint, widths, dtype)
-
-    def append(self, traces: Sequence[Trace], segments: Sequence[Sequence[Segment]]) -> None:
-        """Pool one batch of traces, unless it is there. Raises `UserError` for numbers that are not finite."""
-
-        def pooled() -> dict[Key, Tensor]:
-            found = pool_batch(self.model, traces, segments, self.hooks, self.reads)
-            for (hook, read), values in found.items():
-                if not torch.isfinite(values).all():
-                    raise UserError(
-                        f"Activations at {hook}@{read} of {self.model.name} are not finite: "
-                        "check the weights or load the model in float32."
-                    )
-            return found
-
-        key = _part_key(self.model.fingerprint, traces, segments, self.keys, self.dtype)
-        self._shards.append(key, len(traces), pooled)
-
-    def __enter__(self) -> "ActivationWriter":
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        """Remove what an earlier, longer collection left, once all batches are there."""
-        if kind is None:
-            self._shards.finish()
+def _rows(values: Mapping[Key, Tensor], keep: Tensor, key: Key) -> Tensor:
+    return values[key][keep]
 
 
 def collect(
@@ -222,15 +152,14 @@ def load_store(
 
     Matrices stay on disk until they are asked for. Of a store that still grows, give the first
     `Shards(folder).n_traces` traces. Raises `UserError` where the shards were not collected from
-    these traces and segments, in this order.
+    these traces and segments, in this order, or a file is damaged.
     """
     shards = Shards(folder)
+    shards.verify()
     begin = 0
     for shard in shards.shards:
         part = slice(begin, begin + shard.traces)
-        own = _part_key(
-            shards.index.model, traces[part], segments[part], shards, shards.index.dtype
-        )
+        own = part_key(shards.index.model, traces[part], segments[part], shards, shards.index.dtype)
         if own != shard.key:
             raise UserError(
                 f"{shard.file} in {str(folder)!r} was not collected from traces {begin} to "

@@ -3,13 +3,14 @@
 import importlib.metadata
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from interp import causal_stage
-from interp.activations import READS, ActivationStore, collect, hook_name, load_store
+from interp.activations import READS, ActivationStore, Lazy, collect, hook_name
 from interp.behaviors import labels_of, segment_all
 from interp.causal import MIN_PROBLEMS
 from interp.config import Config, Material, config_json, layers_tried, split_problems
@@ -85,8 +86,9 @@ def read_activations(
                 collect(model, traces, segments, folder / model.fingerprint, advance=advance)
 
     folder = run.stage(f"activations-{split}", pair.fingerprints, work)
+    # Costs nothing but where a damaged shard was taken away.
     found = {
-        name: load_store(folder / model.fingerprint, traces, segments, model.name)
+        name: collect(model, traces, segments, folder / model.fingerprint)
         for name, model in models.items()
     }
     return {"thinking": found["base"]} | found
@@ -97,18 +99,17 @@ def measure_probes(
 ) -> dict:
     """Cross-validated sweep over layers and read positions, and the two models' cosine."""
     layers, behaviors = layers_tried(config, pair.base.n_layers), config.behaviors or ()
+    store = fit["base"]
+    cells = Lazy(
+        list(product(READS, layers)),
+        lambda cell: store[hook_name("resid_post", cell[1]), cell[0]],
+    )
 
     def work(folder: Path) -> None:
         found = {}
         with progress.bar("probes", len(behaviors)) as advance:
             for behavior in behaviors:
-                store = fit["base"]
                 y = check_labels(store, behavior)
-                cells = {
-                    (read, layer): store[hook_name("resid_post", layer), read]
-                    for read in READS
-                    for layer in layers
-                }
                 result = sweep(cells, y, store.groups, MeanDifference(), seed=config.seed)
                 found[behavior] = {
                     "layer_sweep": [

@@ -37,7 +37,7 @@ def read_json(path: Path) -> dict:
     """Read a JSON object; raises `UserError` where the file holds something else."""
     try:
         found = json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UserError(

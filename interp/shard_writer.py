@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.errors import UserError, unknown_name
-from interp.shards import DTYPES, Index, Key, Shard, file_digest, shard_path
+from interp.shards import DTYPES, Index, Key, Shard, file_digest, shard_number, shard_path
 
 
 class ShardWriter:
@@ -75,13 +75,17 @@ class ShardWriter:
     def finish(self) -> None:
         """Remove what an earlier, longer collection left after the last shard."""
         self._forget(lambda n: n >= self.n)
-        for path in sorted(self.folder.glob("shard-*.safetensors"))[self.n :]:
-            path.unlink()
+        for path in self.folder.iterdir():
+            number = shard_number(path.name)
+            if number is not None and number >= self.n:
+                path.unlink()
 
     def _forget(self, which: Callable[[int], bool]) -> None:
-        for number in [n for n in self.index.shards if which(n)]:
+        gone = [n for n in self.index.shards if which(n)]
+        for number in gone:
             del self.index.shards[number]
-        self.index.save(self.folder)
+        if gone:
+            self.index.save(self.folder)
 
     def _checked(self, values: Mapping[Key, Tensor]) -> dict[str, Tensor]:
         """The tensors by name, in the format on disk."""

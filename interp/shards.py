@@ -2,8 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count, takewhile
 from pathlib import Path
@@ -23,11 +22,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 """The formats of the numbers on disk, by the name that the index has."""
 MAX_HEADER = 16 * 2**20
 """The most bytes of a shard that may describe its tensors: some 100,000 of them."""
-MAX_INDEX = 256 * 2**20
-"""The most bytes of an index: some million shards."""
+MAX_INDEX = 32 * 2**20
+"""The most bytes of an index: some 100,000 shards."""
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-_NAME = re.compile(r"shard-(\d{4,9})\.safetensors")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"shard-([0-9]{4,9})\.safetensors")
 
 Key = tuple[str, str]
 """Hook name and read position."""
@@ -38,10 +36,22 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:04d}.safetensors"
 
 
+def shard_number(name: str) -> int | None:
+    """The number that `shard_path` put into a name; None for any other name, and so for any path."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found and shard_path(Path(), int(found[1])).name == name else None
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, read in small pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def no_activations(key: Key, held: Iterable[Key]) -> UserError:
+    """Build the error for a key that a store does not hold."""
+    known = ", ".join(f"{hook}@{read}" for hook, read in held)
+    return UserError(f"No activations for {key[0]}@{key[1]}: this store holds {known}.")
 
 
 @dataclass(frozen=True)
@@ -94,17 +104,19 @@ class Index:
     @classmethod
     def _parsed(cls, found: dict[str, Any]) -> "Index":
         if found["schema"] != SCHEMA or found["dtype"] not in DTYPES:
-            raise ValueError(f"schema {found['schema']!r}, dtype {found['dtype']!r}")
+            raise ValueError(f"schema {found['schema']!r:.60}, dtype {found['dtype']!r:.60}")
         widths = found["widths"]
-        if not widths or not all("@" in name and width > 0 for name, width in widths.items()):
+        named = all("@" in name and type(n) is int and n > 0 for name, n in widths.items())
+        if not widths or not named:
             raise ValueError("no widths by hook@read")
         shards = {}
         for row in found["shards"]:
             shard = Shard(**row)
-            name = _NAME.fullmatch(shard.file)
-            if name is None or not _SHA256.fullmatch(shard.sha256) or shard.rows < 0:
-                raise ValueError(f"shard {row}")
-            shards[int(name[1])] = shard
+            number = shard_number(shard.file)
+            counts = shard.traces, shard.rows
+            if number is None or not all(type(n) is int and n >= 0 for n in counts):
+                raise ValueError(f"shard {row!r:.200}")
+            shards[number] = shard
         return cls(found["model"], found["dtype"], widths, shards)
 
     def save(self, folder: Path) -> None:
@@ -158,9 +170,11 @@ class Shards(Mapping[Key, Tensor]):
     def __getitem__(self, key: Key) -> Float[Tensor, "segment d_model"]:
         """The whole matrix of one key; the last one read is kept."""
         if self._last is None or self._last[0] != key:
-            width = self.index.widths[self._keys[key]]
-            parts = [torch.from_numpy(x) for _, x in self.batches(key)]
-            self._last = key, torch.cat(parts) if parts else torch.zeros(0, width)
+            self.verify()  # before room is made for as many rows as the index says
+            whole = torch.empty(self.n_rows, self.index.widths[self._keys[key]])
+            for at, x in self.batches(key):
+                whole[at] = torch.from_numpy(x)
+            self._last = key, whole
         return self._last[1]
 
     def batches(
@@ -168,8 +182,11 @@ class Shards(Mapping[Key, Tensor]):
     ) -> Iterator[tuple[slice, Float[np.ndarray, "batch d_model"]]]:
         """The matrix of one key in pieces of at most `rows` rows (None: a whole shard), and which rows they are.
 
-        Only one piece is in memory at a time: `for at, x in shards.batches(key): fitter.update(x, labels[at])`.
+        Only one piece is in memory at a time: `for at, x in shards.batches(key): fitter.update(x, labels[at])`
+        fits the streamed estimators of `probes`. Raises `UserError` for a key that the store does not hold.
         """
+        if key not in self:
+            raise no_activations(key, self)
         begin = 0
         for shard in self.shards:
             for low in range(0, shard.rows, rows or shard.rows or 1):
@@ -177,44 +194,46 @@ class Shards(Mapping[Key, Tensor]):
                 yield slice(begin + low, begin + high), self._read(shard, key, low, high)
             begin += shard.rows
 
-    def read(self, key: Key, start: int, stop: int) -> Float[np.ndarray, "row d_model"]:
-        """Rows `start` to `stop` (exclusive) of the matrix of one key, and nothing else."""
-        begin, parts = 0, [np.zeros((0, self.index.widths[self._keys[key]]), np.float32)]
-        for shard in self.shards:
-            low, high = max(start - begin, 0), min(stop - begin, shard.rows)
-            if low < high:
-                parts.append(self._read(shard, key, low, high))
-            begin += shard.rows
-        return np.concatenate(parts)
-
     def verify(self) -> None:
-        """Compare every shard with the index now; raises `UserError` that names all that differ."""
-        faults = {shard.file: self._fault(shard) for shard in self.shards}
-        self._refuse({file: fault for file, fault in faults.items() if fault})
+        """Compare shards not read before with the index; raises `UserError` that names all that differ."""
+        self._verify(self.shards)
 
-    def _read(self, shard: Shard, key: Key, low: int, high: int) -> np.ndarray:
-        with self._opened(shard) as file:
+    def _verify(self, shards: Sequence[Shard]) -> None:
+        found = {
+            shard.file: self._fault(shard) for shard in shards if shard.file not in self._verified
+        }
+        faults = {file: fault for file, fault in found.items() if fault}
+        if faults:
+            listed = ", ".join(f"{str(self.folder / f)!r} {fault}" for f, fault in faults.items())
+            it = "it" if len(faults) == 1 else "these files"
+            raise UserError(
+                f"{listed}: remove {it} and collect (or run the same command) again, which computes only "
+                "what is missing."
+            )
+        self._verified |= set(found)
+
+    def _read(
+        self, shard: Shard, key: Key, low: int, high: int
+    ) -> Float[np.ndarray, "batch d_model"]:
+        self._verify([shard])
+        # Mapped anew each time, so that pages read before are let go.
+        with safe_open(self.folder / shard.file, "pt") as file:
             return file.get_slice(self._keys[key])[low:high].float().numpy()
 
-    @contextmanager
-    def _opened(self, shard: Shard) -> Iterator[Any]:
-        """The mapped file of a shard. It is mapped anew each time, so that pages read before are let go."""
-        if shard.file not in self._verified:
-            if fault := self._fault(shard):
-                self._refuse({shard.file: fault})
-            self._verified.add(shard.file)
-        with safe_open(self.folder / shard.file, "pt") as file:
-            yield file
-
     def _fault(self, shard: Shard) -> str | None:
-        """What is wrong with a shard's file, None where nothing is."""
+        """What is wrong with a shard's file, None where nothing is. What does not add up is never read."""
         path = self.folder / shard.file
         if not path.is_file():
             return "is missing"
+        size = path.stat().st_size
         with path.open("rb") as file:
             header = int.from_bytes(file.read(8), "little")
-        if header > MAX_HEADER:
-            return f"declares a header of {header} bytes, more than {MAX_HEADER}"
+        if header > min(size, MAX_HEADER):
+            return f"holds {size} bytes and declares a header of {header} (at most {MAX_HEADER})"
+        numbers = shard.rows * sum(self.index.widths.values())
+        whole = 8 + header + numbers * DTYPES[self.index.dtype].itemsize
+        if size != whole:
+            return f"holds {size} bytes, not the {whole} of its header and its {numbers} numbers"
         if file_digest(path) != shard.sha256:
             return "is damaged (its SHA-256 is not that of index.json)"
         stated = {
@@ -228,11 +247,3 @@ class Shards(Mapping[Key, Tensor]):
         except SafetensorError as error:
             return f"is no safetensors file ({error})"
         return None if found == stated else "holds other tensors than index.json states"
-
-    def _refuse(self, faults: dict[str, str]) -> None:
-        if faults:
-            listed = ", ".join(f"{str(self.folder / f)!r} {fault}" for f, fault in faults.items())
-            it = "it" if len(faults) == 1 else "these files"
-            raise UserError(
-                f"{listed}: remove {it} and collect again, which computes only what is missing."
-            )

@@ -35,7 +35,10 @@ class Fits:
 
 @dataclass(frozen=True)
 class _Pair:
-    """One step [fit, d], what it changed in the gradient, and 1 over their product."""
+    """One step [fit, d], what it changed in the gradient, and 1 over their product.
+
+    Where rounding left no curvature along the step that 1 is 0, and the pair says nothing.
+    """
 
     step: Tensor
     change: Tensor
@@ -43,7 +46,10 @@ class _Pair:
 
     @classmethod
     def of(cls, step: Tensor, change: Tensor) -> "_Pair":
-        return cls(step, change, 1 / (step * change).sum(1, keepdim=True).clamp_min(1e-30))
+        product = (step * change).sum(1, keepdim=True)
+        floor = torch.finfo(step.dtype).eps * step.norm(dim=1, keepdim=True)
+        known = product > floor * change.norm(dim=1, keepdim=True)
+        return cls(step, change, torch.where(known, 1 / product, 0.0))
 
     def some(self, keep: Tensor) -> "_Pair":
         return _Pair(self.step[keep], self.change[keep], self.inverse[keep])
@@ -121,7 +127,7 @@ def _two_loops(
     # The last step says how long the inverse has to be.
     last = pairs[-1]
     through = (last.change * (last.change @ first)).sum(1, keepdim=True)
-    found /= (through * last.inverse).clamp_min(1e-30)
+    found /= torch.where(last.inverse > 0, through * last.inverse, curvature)
     for pair, share in zip(pairs, reversed(shares), strict=True):
         back = (pair.change * found).sum(1, keepdim=True).mul_(pair.inverse)
         found.addcmul_(share - back, pair.step)

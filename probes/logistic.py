@@ -54,8 +54,8 @@ def logistic_sweep(
     All behaviors and folds of a layer share each product with x, in L-BFGS that starts from the layer's
     covariance (`probes._quasi_newton`). A fit ends where the next step would gain at most the share `tol`
     of what all have gained. With the default AUROC is within 0.005 of the optimum's and coefficients are
-    about as near to it as scikit-learn's default leaves them; 1e-9 brings them to 0.1%. A warning says
-    where 1000 steps were not enough. On a CPU each layer has one core.
+    about as near to it as scikit-learn's default leaves them; 1e-9 brings them to 0.1% at C = 1, and 1e-12
+    up to C = 100. A warning says where 1000 steps were not enough. On a CPU each layer has one core.
     Raises ValueError for NaN or infinite values, lengths that differ, C that is not positive, fewer than
     two folds, or a behavior that the rows outside a fold show always or never.
     """
@@ -77,7 +77,7 @@ def logistic_sweep(
     work = partial(_fit_layer, y=shown, folds=codes, C=C, tol=tol)
     fits = for_each_layer(work, layer_matrices(x, n))
     directions, intercepts, scores, left = (np.stack(part) for part in zip(*fits, strict=True))
-    if not (left <= tol).all():
+    if (left > tol).any():
         warnings.warn(
             f"{(left > tol).sum()} of {left.size} fits did not converge in {MAX_STEPS} steps (up to "
             f"{left.max():.1e} is left to gain, tol is {tol:.1e}): use a smaller C or a larger tol",

@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from interp import ActivationWriter, Shards
 from interp.activations import collect, load_store
 from interp.behaviors import segment
 from interp.errors import UserError
 from interp.models import load_model
-from interp.pooling import READS, SITES, hook_name, read_span
+from interp.pooling import READS, SITES, hook_name, pool_batch, read_span
 from interp.tasks import load_task
 from interp.traces import generate
 
@@ -54,7 +55,8 @@ def positions(read, part):
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_collect_equals_indexing_the_full_cache(sharp, traces, segments, tmp_path, batch_size):
     store = collect(sharp, traces, segments, tmp_path, sites=SITES, batch_size=batch_size)
-    assert set(store.values) == {
+    found = {key: store[key] for key in store.values}
+    assert set(found) == {
         (f"blocks.{layer}.hook_{site}", read)
         for layer in range(3)
         for site in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -68,9 +70,9 @@ def test_collect_equals_indexing_the_full_cache(sharp, traces, segments, tmp_pat
                 names_filter=lambda name: any(f"hook_{site}" in name for site in SITES),
             )
         for s, part in enumerate(parts):
-            for hook, read in store.values:
+            for (hook, read), values in found.items():
                 slow = torch.stack([cache[hook][0, p] for p in positions(read, part)]).mean(0)
-                np.testing.assert_allclose(store[hook, read][row], slow.numpy(), atol=1e-5)
+                np.testing.assert_allclose(values[row], slow.numpy(), atol=1e-5)
             assert (store.trace_index[row], store.segment_index[row]) == (t, s)
             assert store.labels[row] == (part.behavior or "")
             assert store.previous[row] == ((parts[s - 1].behavior or "") if s else "start")
@@ -220,3 +222,67 @@ def test_read_spans_begin_at_the_text():
     assert read_span("-13:-8", 20, 24) == (7, 13)
     assert read_span("0:0", 20, 24) == (20, 21)
     assert hook_name("resid_mid", 2) == "blocks.2.hook_resid_mid"
+
+
+def test_batches_appended_while_traces_are_made_are_those_of_one_collection(
+    sharp, traces, segments, tmp_path
+):
+    whole = collect(sharp, traces, segments, tmp_path / "whole", batch_size=3, dtype="bfloat16")
+    folder = tmp_path / "grown"
+    for last in (3, 9):  # as if killed after three traces
+        with ActivationWriter(sharp, folder, dtype="bfloat16") as writer:
+            for begin in range(0, last, 3):
+                part = slice(begin, begin + 3)
+                writer.append(traces[part], segments[part])
+                so_far = Shards(folder).n_traces
+                store = load_store(folder, traces[:so_far], segments[:so_far], sharp.name)
+                for key in whole.values:
+                    np.testing.assert_array_equal(store[key], whole[key][: len(store)])
+    assert len(store) == len(whole)
+    exact = collect(sharp, traces, segments, batch_size=3)
+    for key, values in exact.values.items():
+        assert torch.equal(values.bfloat16().float(), whole.values[key])
+
+
+def test_a_damaged_shard_is_told_and_is_all_that_is_computed_again(
+    sharp, traces, segments, tmp_path, monkeypatch
+):
+    asked = {"folder": tmp_path, "batch_size": 4}
+    before = collect(sharp, traces, segments, **asked).values["blocks.1.hook_resid_post", "mean"]
+    path = tmp_path / "shard-0001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-7] ^= 1
+    path.write_bytes(data)
+    batches = []
+
+    def counted(model, traces, *rest):
+        batches.append(traces)
+        return pool_batch(model, traces, *rest)
+
+    monkeypatch.setattr("interp.activation_writer.pool_batch", counted)
+    with pytest.raises(UserError, match="shard-0001.safetensors' is damaged"):
+        collect(sharp, traces, segments, **asked)
+    path.unlink()
+    after = collect(sharp, traces, segments, **asked).values["blocks.1.hook_resid_post", "mean"]
+    assert batches == [traces[4:8]] and torch.equal(before, after)
+
+
+def test_a_store_of_other_traces_is_refused(sharp, traces, segments, tmp_path):
+    collect(sharp, traces, segments, tmp_path, batch_size=4, layers=[1])
+    with pytest.raises(UserError, match="shard-0000.*not collected from traces 0 to 3"):
+        load_store(tmp_path, traces[::-1], segments[::-1], sharp.name)
+    with pytest.raises(UserError, match="shard-0001.*not collected from traces 4 to 7"):
+        load_store(tmp_path, traces[:6], segments[:6], sharp.name)
+    with pytest.raises(UserError, match="activations of 9 traces and 10 are given"):
+        load_store(tmp_path, [*traces, traces[0]], [*segments, segments[0]], sharp.name)
+
+
+def test_rows_of_a_store_are_read_when_they_are_asked_for(sharp, traces, segments, tmp_path):
+    store = collect(sharp, traces, segments, tmp_path, layers=[1])
+    mask = np.arange(len(store)) % 3 == 0
+    part = store.rows(mask)
+    assert list(part.values) == list(store.values) and len(part) == mask.sum()
+    for key in store.values:
+        np.testing.assert_array_equal(part[key], store[key][mask])
+    with pytest.raises(UserError, match="No activations for blocks.9@mean"):
+        part["blocks.9", "mean"]
