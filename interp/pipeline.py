@@ -100,7 +100,7 @@ def measure_probes(
     """Cross-validated sweep over layers and read positions, and the two models' cosine."""
     layers, behaviors = layers_tried(config, pair.base.n_layers), config.behaviors or ()
     store = fit["base"]
-    cells = Lazy(
+    cells: Lazy[tuple[str, int], np.ndarray] = Lazy(
         list(product(READS, layers)),
         lambda cell: store[hook_name("resid_post", cell[1]), cell[0]],
     )

@@ -75,7 +75,7 @@ class _Moments:
             for name, mean in self.means.items()
             if name != label
         ]
-        return mine, sum(apart) / (self.n - mine)
+        return mine, sum(apart, np.zeros(self.d_model)) / (self.n - mine)
 
 
 class StreamingLDA(_Moments):

@@ -128,6 +128,13 @@ def test_a_generator_of_layers_gives_the_same_numbers_whatever_the_threads():
     np.testing.assert_array_equal(found[0].scores, found[1].scores)
 
 
+def test_half_precision_is_fitted_in_float32():
+    x, y, folds = made()
+    half = torch.from_numpy(x).bfloat16()
+    found, expected = (logistic_sweep(values, y, folds) for values in (half, half.float()))
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+
+
 def test_fits_that_do_not_converge_are_told(monkeypatch):
     monkeypatch.setattr("probes.logistic.MAX_STEPS", 2)
     with pytest.warns(ConvergenceWarning, match="of 24 fits did not converge in 2 steps"):
