@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,37 @@ class Frame:
     step: int = 0
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a model came from, as `load_model` was asked for it."""
+
+    spec: str
+    device: str | None
+    revision: str | None
+
+
 @dataclass(eq=False)
 class Model:
-    """A loaded model: `bridge` is the TransformerLens object, `fingerprint` names its weights."""
+    """A loaded model: `bridge` is the TransformerLens object, `fingerprint` names its weights.
+
+    Pickled, it is its `source`: whoever unpickles it loads the same weights again, once a process.
+    """
 
     name: str
     bridge: TransformerBridge
     tokenizer: Any  # a PreTrainedTokenizerBase, whose stubs are unions of everything
     fingerprint: str
+    source: Source | None = None
     frame: Frame | None = field(default=None, repr=False)
+
+    def __reduce__(self):
+        """The source in place of the weights; raises `UserError` where there is none."""
+        if self.source is None:
+            raise UserError(
+                f"Model {self.name} cannot be sent to another process, since it does not say where its weights "
+                "come from: load it with load_model, or run in one process with --workers 1."
+            )
+        return _again, (self.source, self.name, self.fingerprint)
 
     @property
     def n_layers(self) -> int:
@@ -123,15 +145,31 @@ def load_model(
     and no remote code is run. On a CPU numbers are float32; a GPU is used where there is one, in the
     checkpoint's own format. Raises `UserError` where there is no such model.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    asked, device = device, device or ("cuda" if torch.cuda.is_available() else "cpu")
     found = open_checkpoint(spec, torch.float32 if device == "cpu" else "auto", revision)
     found.weights.to(device).requires_grad_(False)
     bridge = TransformerBridge.boot_transformers(
         str(spec), hf_model=found.weights.eval(), tokenizer=found.tokenizer
     )
     return Model(
-        name or Path(spec).name.removesuffix(".gguf"), bridge, found.tokenizer, found.fingerprint
+        name or Path(spec).name.removesuffix(".gguf"),
+        bridge,
+        found.tokenizer,
+        found.fingerprint,
+        Source(str(Path(spec).resolve() if Path(spec).exists() else spec), asked, revision),
     )
+
+
+@cache
+def _again(source: Source, name: str, fingerprint: str) -> Model:
+    """The model of another process, loaded here."""
+    model = load_model(source.spec, name, source.device, source.revision)
+    if model.fingerprint != fingerprint:
+        raise UserError(
+            f"{source.spec!r} holds other weights here ({model.fingerprint}) than where the run was started "
+            f"({fingerprint}): put the same files there on every machine."
+        )
+    return model
 
 
 def left_pad(
