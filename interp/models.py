@@ -16,7 +16,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from interp.errors import UserError
-from interp.loading import open_checkpoint
+from interp.loading import DeviceMap, open_checkpoint
 
 _SENTENCE_END = re.compile(r"[.!?]['\")\]]*\s*$|\n")
 
@@ -35,6 +35,11 @@ class Frame:
     starts: Bool[Tensor, "batch pos"]
     step: int = 0
 
+    def to(self, device: torch.device) -> "Frame":
+        """The same, where a layer is."""
+        rows, real, starts = (x.to(device) for x in (self.rows, self.real, self.starts))
+        return Frame(rows, real, starts, self.step)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -43,6 +48,7 @@ class Source:
     spec: str
     device: str | None
     revision: str | None
+    device_map: str | tuple[tuple[str, str | int], ...] | None = None
 
 
 @dataclass(eq=False)
@@ -80,7 +86,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where the weights are, and the first of them where these lie on several devices."""
         return next(self.bridge.original_model.parameters()).device
 
     @cached_property
@@ -137,33 +143,46 @@ def load_model(
     name: str | None = None,
     device: str | None = None,
     revision: str | None = None,
+    device_map: DeviceMap | None = None,
 ) -> Model:
     """Load a causal language model as a raw-mode `TransformerBridge`.
 
     `spec` is a Hugging Face checkpoint folder, a folder with a PEFT adapter (merged into its base), a GGUF
     file (dequantized), or the id of a model on the hub, at `revision`. Nothing is downloaded for a path,
     and no remote code is run. On a CPU numbers are float32; a GPU is used where there is one, in the
-    checkpoint's own format. Raises `UserError` where there is no such model.
+    checkpoint's own format. With a `device_map` (`"auto"`, or a device for each part) a model lies on
+    several GPUs. Raises `UserError` where there is no such model, or where it cannot lie so.
     """
-    asked, device = device, device or ("cuda" if torch.cuda.is_available() else "cpu")
-    found = open_checkpoint(spec, torch.float32 if device == "cpu" else "auto", revision)
-    found.weights.to(device).requires_grad_(False)
+    if device is not None and device_map is not None:
+        raise UserError(
+            f"Device {device!r} and device map {device_map!r} were given: leave one of the two out."
+        )
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    parts = list(device_map.values()) if isinstance(device_map, dict) else [device_map or place]
+    on_cpu = not torch.cuda.is_available() or all(str(part) == "cpu" for part in parts)
+    dtype = torch.float32 if on_cpu else "auto"
+    found = open_checkpoint(spec, dtype, revision, device_map)
+    weights = found.weights if device_map is not None else found.weights.to(place)
+    weights.requires_grad_(False)
     bridge = TransformerBridge.boot_transformers(
-        str(spec), hf_model=found.weights.eval(), tokenizer=found.tokenizer
+        str(spec), hf_model=weights.eval(), tokenizer=found.tokenizer
     )
+    where = tuple(device_map.items()) if isinstance(device_map, dict) else device_map
+    at = str(Path(spec).resolve() if Path(spec).exists() else spec)
     return Model(
         name or Path(spec).name.removesuffix(".gguf"),
         bridge,
         found.tokenizer,
         found.fingerprint,
-        Source(str(Path(spec).resolve() if Path(spec).exists() else spec), asked, revision),
+        Source(at, device, revision, where),
     )
 
 
 @cache
 def _again(source: Source, name: str, fingerprint: str) -> Model:
     """The model of another process, loaded here."""
-    model = load_model(source.spec, name, source.device, source.revision)
+    where = dict(source.device_map) if isinstance(source.device_map, tuple) else source.device_map
+    model = load_model(source.spec, name, source.device, source.revision, where)
     if model.fingerprint != fingerprint:
         raise UserError(
             f"{source.spec!r} holds other weights here ({model.fingerprint}) than where the run was started "
