@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from interp.config import Config, DivergenceConfig, HybridConfig
     from interp.directions import Direction, DirectionSet, mean_difference
     from interp.divergence.experiment import run_divergence
+    from interp.engine import open_engine
     from interp.errors import UserError
     from interp.export import Export, export_direction, prove
     from interp.hybrid.experiment import run_hybrid
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from interp.tasks import Countdown, load_task
     from interp.traces import generate
     from interp.types import BEHAVIORS, Problem, Segment, Trace
+    from interp.vllm_traces import sample_with_vllm
 else:
     # Hidden from type checkers: they would accept any attribute of a module with a `__getattr__`.
     _MODULES = {
@@ -33,6 +35,7 @@ else:
         "config": ("Config", "DivergenceConfig", "HybridConfig"),
         "directions": ("Direction", "DirectionSet", "mean_difference"),
         "divergence.experiment": ("run_divergence",),
+        "engine": ("open_engine",),
         "errors": ("UserError",),
         "export": ("Export", "export_direction", "prove"),
         "hybrid.experiment": ("run_hybrid",),
@@ -43,6 +46,7 @@ else:
         "tasks": ("Countdown", "load_task"),
         "traces": ("generate",),
         "types": ("BEHAVIORS", "Problem", "Segment", "Trace"),
+        "vllm_traces": ("sample_with_vllm",),
     }
     _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -86,9 +90,11 @@ __all__ = [
     "load_pair",
     "load_task",
     "mean_difference",
+    "open_engine",
     "prove",
     "run_divergence",
     "run_hybrid",
     "run_main_job",
+    "sample_with_vllm",
     "segment_all",
 ]
