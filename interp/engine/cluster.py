@@ -37,6 +37,7 @@ def _knock(address: str) -> None:
 class RayCluster:
     """A Ray cluster that runs, or one of this machine's own for the time of the block.
 
+    Where this process is connected to a cluster already, that one is used, and stays connected.
     A shard takes one CPU, and one GPU where the cluster has any. With `workers`, so many run at a time.
     """
 
@@ -53,6 +54,11 @@ class RayCluster:
     def __enter__(self) -> "RayCluster":
         ray = self._ray
         self._own = not ray.is_initialized()
+        if not self._own and self._address is not None:
+            raise UserError(
+                f"This process is connected to a Ray cluster already, and {self._address!r} was given: leave "
+                "the address out, or end that connection with ray.shutdown()."
+            )
         if self._own:
             more = {} if self._address else {"num_cpus": self._workers, "include_dashboard": False}
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
