@@ -11,7 +11,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from interp.command import NReport, RunFolder, command_line, console, stoppable
+from interp.command import (
+    Address,
+    EngineName,
+    NReport,
+    RunFolder,
+    Workers,
+    command_line,
+    console,
+    stoppable,
+)
+from interp.engine import open_engine
 from interp.errors import UserError
 from interp.export_command import export
 from interp.validate_command import validate
@@ -50,6 +60,9 @@ def run(
     ] = None,
     n_report: NReport = 500,
     n_random: Annotated[int, typer.Option(min=20, help="Random null directions.")] = 200,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    address: Address = None,
 ) -> None:
     """Do the main job: traces, activations, probes, causal tests with nulls, figures, report.
 
@@ -68,8 +81,8 @@ def run(
 
             raise unknown_name("behavior", name, BEHAVIORS)
     config = Config(pair=pair, seed=seed, behaviors=chosen, n_report=n_report, n_random=n_random)
-    with stoppable():
-        results = run_main_job(config, out, command_line(), Progress(console))
+    with stoppable(), open_engine(engine, workers, address) as work:
+        results = run_main_job(config, out, command_line(), Progress(console), work)
     _print_results(results)
     typer.echo(f"Open {out / 'report.html'}")
 
@@ -115,6 +128,9 @@ def hybrid(
         ),
     ] = None,
     max_tokens: MaxTokens = 169,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    address: Address = None,
 ) -> None:
     """Let the base write and the thinking model decide when: which share of the gap closes?
 
@@ -136,8 +152,8 @@ def hybrid(
         max_tokens=max_tokens,
         prompt=prompt,
     )
-    with stoppable():
-        results = run_hybrid(config, out, command_line(), Progress(console))
+    with stoppable(), open_engine(engine, workers, address) as work:
+        results = run_hybrid(config, out, command_line(), Progress(console), work)
     _print_hybrid(results)
     typer.echo(f"Open {out / 'report.html'}")
 
@@ -179,6 +195,9 @@ def diverge(
         bool, typer.Option("--sampled", help="Compare on traces at temperature 1, not greedy ones.")
     ] = False,
     max_tokens: MaxTokens = 169,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    address: Address = None,
 ) -> None:
     """Show where the thinking model's decisions part from the base model's, and why.
 
@@ -198,8 +217,8 @@ def diverge(
         sampled=sampled,
         max_tokens=max_tokens,
     )
-    with stoppable():
-        results = run_divergence(config, out, command_line(), Progress(console))
+    with stoppable(), open_engine(engine, workers, address) as work:
+        results = run_divergence(config, out, command_line(), Progress(console), work)
     _print_divergence(results)
     typer.echo(f"Open {out / 'divergence.html'}")
 

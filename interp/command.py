@@ -12,6 +12,20 @@ from rich.console import Console
 
 console = Console(stderr=True)
 RunFolder = Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="Where work runs: local processes, or a ray cluster.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Shards of work at a time [default: one for each core, or as Ray has room; one on a GPU].",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Of a Ray cluster, HOST:PORT [default: one of this machine's own]."),
+]
 NReport = Annotated[int, typer.Option(min=10, help="Problems in the report split.")]
 
 

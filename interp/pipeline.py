@@ -14,6 +14,7 @@ from interp.behaviors import segment_all
 from interp.causal import MIN_PROBLEMS
 from interp.config import Config, Material, split_problems
 from interp.directions import Direction, DirectionSet
+from interp.engine import HERE, Engine
 from interp.pairs import Pair, load_pair
 from interp.progress import Progress
 from interp.readings import check_labels, vector_and_unit
@@ -59,7 +60,9 @@ def make_traces(run: Run, pair: Pair, config: Config, progress: Progress) -> Mat
     }  # fmt: skip
     fingerprints = [pair.base.fingerprint, pair.thinking.fingerprint]
     folder = run.stage(
-        "traces", fingerprints, lambda folder: generate_all(folder, list(jobs.values()), progress)
+        "traces",
+        fingerprints,
+        lambda folder: generate_all(folder, list(jobs.values()), progress, engine=run.engine),
     )
     traces, segments = {}, {}
     for key, job in jobs.items():
@@ -78,7 +81,10 @@ def read_activations(
     def work(folder: Path) -> None:
         with progress.bar(f"activations ({split})", 2 * len(traces)) as advance:
             for model in (pair.base, pair.thinking):
-                collect(model, traces, segments, folder / model.fingerprint, advance=advance)
+                collect(
+                    model, traces, segments, folder / model.fingerprint,
+                    advance=advance, engine=run.engine,
+                )  # fmt: skip
 
     fingerprints = [pair.base.fingerprint, pair.thinking.fingerprint]
     folder = run.stage(f"activations-{split}", fingerprints, work)
@@ -193,13 +199,19 @@ def verdict(entry: dict) -> str:
     return "readable" if read is not None and read[0] > 0.5 else "absent"
 
 
-def run_main_job(config: Config, out: Path, command: str, progress: Progress | None = None) -> dict:
+def run_main_job(
+    config: Config,
+    out: Path,
+    command: str,
+    progress: Progress | None = None,
+    engine: Engine = HERE,
+) -> dict:
     """Run or resume the whole job in `out`, write results.json and the rest, return the results."""
     from interp.report_files import write_report  # plotly and jinja2 only when needed
 
     progress = progress or Progress()
     pair = load_pair(config.pair)
-    run = Run(out, json.loads(json.dumps(asdict(config))))
+    run = Run(out, json.loads(json.dumps(asdict(config))), engine)
     with torch.no_grad():
         material = make_traces(run, pair, config, progress)
         fit = read_activations(run, pair, material, "fit", progress)
