@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from interp.config import HybridConfig
+from interp.engine import HERE, Engine
 from interp.hybrid.measurement import Measurement
 from interp.hybrid.measures import contrast, verdict
 from interp.hybrid.preparation import make_traces, prepare
@@ -20,14 +21,18 @@ SCHEMA = "whenlens.hybrid/1"
 
 
 def run_hybrid(
-    config: HybridConfig, out: Path, command: str = "", progress: Progress | None = None
+    config: HybridConfig,
+    out: Path,
+    command: str = "",
+    progress: Progress | None = None,
+    engine: Engine = HERE,
 ) -> dict:
     """Fit on one split, choose on another, measure on a third; writes `hybrid.json` and `report.html`.
 
     An interrupted run goes on at the arm and shard where it stopped. Raises `UserError` for models
     that do not match or never differ, and for a budget that leaves no room.
     """
-    setup = Setup("hybrid", load_pair(config.pair), config, out, progress or Progress())
+    setup = Setup("hybrid", load_pair(config.pair), config, out, progress or Progress(), engine)
     traces = make_traces(setup)
     lab, taxonomy = prepare(setup, traces)
     choice = choose(setup, lab, traces, taxonomy)
