@@ -11,6 +11,7 @@ from interp.divergence.summary import MIN_TRACES, promoted, summarize
 from interp.divergence.traces import make_traces
 from interp.divergence.vocabulary import shared_vocabulary
 from interp.divergence.weights import weight_changes
+from interp.engine import HERE, Engine
 from interp.errors import UserError
 from interp.pairs import load_pair
 from interp.progress import Progress
@@ -22,7 +23,11 @@ SCHEMA = "whenlens.divergence/1"
 
 
 def run_divergence(
-    config: DivergenceConfig, out: Path, command: str = "", progress: Progress | None = None
+    config: DivergenceConfig,
+    out: Path,
+    command: str = "",
+    progress: Progress | None = None,
+    engine: Engine = HERE,
 ) -> dict:
     """Where, in what, in which layer and why two models part; writes `divergence.json` and the atlas.
 
@@ -31,7 +36,7 @@ def run_divergence(
     """
     pair = load_pair(config.pair, same_tokenizer=False)
     vocabulary = shared_vocabulary(pair.base, pair.thinking)
-    setup = Setup("divergence", pair, config, out, progress or Progress())
+    setup = Setup("divergence", pair, config, out, progress or Progress(), engine)
     work = Divergence(setup, vocabulary, make_traces(setup, vocabulary))
     sources = {name: work.scored(name, "report") for name in work.sources}
     main = sources["thinking"]
@@ -49,7 +54,7 @@ def run_divergence(
     curves = work.kept(
         "layers",
         lambda: layer_curves(
-            pair, vocabulary, main.traces, main.table, config.n_points, config.seed
+            pair, vocabulary, main.traces, main.table, config.n_points, config.seed, engine
         ),
     )
     explained = work.kept("explained", work.explained)
