@@ -5,6 +5,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from interp.engine import HERE, Engine
 from interp.errors import UserError
 from interp.models import Model
 from interp.pooling import READS, hook_name, pool_batch
@@ -90,6 +92,15 @@ def _is_current(path: Path, key: str) -> bool:
         return (file.metadata() or {}).get("key") == key
 
 
+def _pool_shard(
+    model: Model,
+    hooks: Sequence[str],
+    reads: Sequence[str],
+    shard: tuple[Sequence[Trace], Sequence[Sequence[Segment]]],
+) -> dict[tuple[str, str], Tensor]:
+    return pool_batch(model, *shard, hooks, reads)
+
+
 def collect(
     model: Model,
     traces: Sequence[Trace],
@@ -101,6 +112,7 @@ def collect(
     reads: Sequence[str] = READS,
     batch_size: int = 128,
     advance: Callable[[int], None] = lambda n: None,
+    engine: Engine = HERE,
 ) -> ActivationStore:
     """Pool the residual stream at every segment and stream it to `folder`, one file per batch.
 
@@ -113,7 +125,7 @@ def collect(
         with tempfile.TemporaryDirectory() as temporary:
             return collect(
                 model, traces, segments, Path(temporary), layers=layers, sites=sites, reads=reads,
-                batch_size=batch_size, advance=advance,
+                batch_size=batch_size, advance=advance, engine=engine,
             )  # fmt: skip
     wanted = range(model.n_layers) if layers is None else layers
     chosen = [model.check_layer(layer) for layer in wanted]
@@ -126,23 +138,24 @@ def collect(
     if not any(len(parts) for parts in segments):
         raise UserError("There are no segments to read: give at least one trace with text.")
     folder.mkdir(parents=True, exist_ok=True)
-    for number, begin in enumerate(range(0, len(traces), batch_size)):
-        part = slice(begin, begin + batch_size)
-        path = _shard_path(folder, number)
-        if not _is_current(
-            path, key := _part_key(model, traces[part], segments[part], hooks, reads)
-        ):
-            pooled = pool_batch(model, traces[part], segments[part], hooks, reads)
+    parts = [slice(begin, begin + batch_size) for begin in range(0, len(traces), batch_size)]
+    keys = [_part_key(model, traces[p], segments[p], hooks, reads) for p in parts]
+    missing = [n for n, k in enumerate(keys) if not _is_current(_shard_path(folder, n), k)]
+    shards = [(traces[parts[n]], segments[parts[n]]) for n in missing]
+    made = engine.map_shards(partial(_pool_shard, model, hooks, reads), shards)
+    for number, (part, key) in enumerate(zip(parts, keys, strict=True)):
+        if number in missing:
+            path, pooled = _shard_path(folder, number), next(made)
             for (hook, read), values in pooled.items():
                 if not torch.isfinite(values).all():
                     raise UserError(
                         f"Activations at {hook}@{read} of {model.name} are not finite: "
                         "check the weights or load the model in float32."
                     )
-            partial = path.with_suffix(".partial")
+            unfinished = path.with_suffix(".partial")
             tensors = {f"{hook}@{read}": v.contiguous() for (hook, read), v in pooled.items()}
-            save_file(tensors, partial, metadata={"key": key})
-            partial.rename(path)
+            save_file(tensors, unfinished, metadata={"key": key})
+            unfinished.rename(path)
         advance(len(traces[part]))
     for stale in sorted(folder.glob("shard-*.safetensors"))[number + 1 :]:
         stale.unlink()
