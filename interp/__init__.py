@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from interp.config import Config, DivergenceConfig, HybridConfig
     from interp.directions import Direction, DirectionSet, mean_difference
     from interp.divergence.experiment import run_divergence
+    from interp.engine import open_engine
     from interp.errors import UserError
     from interp.export import Export, export_direction, prove
     from interp.hybrid.experiment import run_hybrid
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from interp.traces import generate
     from interp.traces_io import import_traces
     from interp.types import BEHAVIORS, Problem, Segment, Trace
+    from interp.vllm_traces import sample_with_vllm
 else:
     # Hidden from type checkers: they would accept any attribute of a module with a `__getattr__`.
     _MODULES = {
@@ -37,6 +39,7 @@ else:
         "config": ("Config", "DivergenceConfig", "HybridConfig"),
         "directions": ("Direction", "DirectionSet", "mean_difference"),
         "divergence.experiment": ("run_divergence",),
+        "engine": ("open_engine",),
         "errors": ("UserError",),
         "export": ("Export", "export_direction", "prove"),
         "hybrid.experiment": ("run_hybrid",),
@@ -49,6 +52,7 @@ else:
         "traces": ("generate",),
         "traces_io": ("import_traces",),
         "types": ("BEHAVIORS", "Problem", "Segment", "Trace"),
+        "vllm_traces": ("sample_with_vllm",),
     }
     _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -96,9 +100,11 @@ __all__ = [
     "load_pair",
     "load_task",
     "mean_difference",
+    "open_engine",
     "prove",
     "run_divergence",
     "run_hybrid",
     "run_main_job",
+    "sample_with_vllm",
     "segment_all",
 ]

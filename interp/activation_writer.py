@@ -2,18 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from interp.engine import HERE, Engine
 from interp.errors import UserError
 from interp.models import Model
 from interp.pooling import READS, hook_name, pool_batch, read_span
 from interp.shard_writer import ShardWriter
 from interp.shards import Key
 from interp.types import Segment, Trace
+
+Batch = tuple[Sequence[Trace], Sequence[Sequence[Segment]]]
+"""Some traces, and the segments of each."""
 
 
 class ActivationWriter:
@@ -59,19 +64,23 @@ class ActivationWriter:
 
     def append(self, traces: Sequence[Trace], segments: Sequence[Sequence[Segment]]) -> None:
         """Pool one batch of traces, unless it is there. Raises `UserError` for numbers that are not finite."""
+        self.append_all([(traces, segments)])
 
-        def pooled() -> dict[Key, Tensor]:
-            found = pool_batch(self.model, traces, segments, self.hooks, self.reads)
-            for (hook, read), values in found.items():
-                if not torch.isfinite(values).all():
-                    raise UserError(
-                        f"Activations at {hook}@{read} of {self.model.name} are not finite: "
-                        "check the weights or load the model in float32."
-                    )
-            return found
-
-        key = part_key(self.model.fingerprint, traces, segments, self.keys, self.dtype)
-        self._shards.append(key, len(traces), pooled)
+    def append_all(
+        self,
+        batches: Sequence[Batch],
+        advance: Callable[[int], None] = lambda n: None,
+        engine: Engine = HERE,
+    ) -> None:
+        """Pool batches of traces as shards of work, those that are there excepted, and write them in order."""
+        keys = [
+            part_key(self.model.fingerprint, *batch, self.keys, self.dtype) for batch in batches
+        ]
+        work = partial(_pooled, self.model, self.hooks, self.reads)
+        made = engine.map_shards(work, [batches[n] for n in self._shards.missing(keys)])
+        for key, (traces, _) in zip(keys, batches, strict=True):
+            self._shards.append(key, len(traces), made.__next__)
+            advance(len(traces))
 
     def __enter__(self) -> "ActivationWriter":
         return self
@@ -80,6 +89,19 @@ class ActivationWriter:
         """Remove what an earlier, longer collection left, once all batches are there."""
         if kind is None:
             self._shards.finish()
+
+
+def _pooled(
+    model: Model, hooks: Sequence[str], reads: Sequence[str], batch: Batch
+) -> dict[Key, Tensor]:
+    found = pool_batch(model, *batch, hooks, reads)
+    for (hook, read), values in found.items():
+        if not torch.isfinite(values).all():
+            raise UserError(
+                f"Activations at {hook}@{read} of {model.name} are not finite: "
+                "check the weights or load the model in float32."
+            )
+    return found
 
 
 def part_key(

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activation_writer import ActivationWriter, part_key
+from interp.engine import HERE, Engine
 from interp.errors import UserError
 from interp.models import Model
 from interp.pooling import READS
@@ -115,6 +116,7 @@ def collect(
     dtype: str = "float32",
     batch_size: int = 128,
     advance: Callable[[int], None] = lambda n: None,
+    engine: Engine = HERE,
 ) -> ActivationStore:
     """Pool the residual stream at every segment and stream it to `folder`, one file per batch.
 
@@ -128,17 +130,15 @@ def collect(
         with tempfile.TemporaryDirectory() as temporary:
             store = collect(
                 model, traces, segments, Path(temporary), layers=layers, sites=sites, reads=reads,
-                dtype=dtype, batch_size=batch_size, advance=advance,
+                dtype=dtype, batch_size=batch_size, advance=advance, engine=engine,
             )  # fmt: skip
             return replace(store, values=dict(store.values))
     if not any(len(parts) for parts in segments):
         raise UserError("There are no segments to read: give at least one trace with text.")
     asked = {"layers": layers, "sites": sites, "reads": reads, "dtype": dtype}
+    parts = [slice(begin, begin + batch_size) for begin in range(0, len(traces), batch_size)]
     with ActivationWriter(model, folder, **asked) as writer:
-        for begin in range(0, len(traces), batch_size):
-            part = slice(begin, begin + batch_size)
-            writer.append(traces[part], segments[part])
-            advance(len(traces[part]))
+        writer.append_all([(traces[p], segments[p]) for p in parts], advance, engine)
     return load_store(folder, traces, segments, model.name)
 
 

@@ -31,6 +31,11 @@ class RoomyLayer(DynamicLayer):
         self.values = self._appended("values", self.values, value_states)
         return self.keys, self.values
 
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows, wherever the layer is."""
+        if self.keys is not None:
+            super().batch_select_indices(indices.to(self.keys.device))
+
     def _appended(self, name: str, old: Tensor | None, new: Tensor) -> Tensor:
         n_old = old.shape[-2] if old is not None and old.numel() else 0
         n, room = n_old + new.shape[-2], self._rooms.get(name)

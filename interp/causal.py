@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from interp.activations import previous_behaviors
 from interp.behaviors import Annotator, annotate, segment
 from interp.decisions import DecisionPoints
+from interp.engine import HERE, Engine
 from interp.interventions import Add, Audit, Intervention, MeanAblate, intervene
 from interp.models import Model
 from interp.traces import MAX_NEW_TOKENS, generate
@@ -199,38 +201,60 @@ def run_arms(
     advance: Callable[[int], None] = lambda n: None,
     rows_per_batch: int = 1024,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    engine: Engine = HERE,
 ) -> dict[str, ArmResult]:
     """Generate every arm's traces on the same problems with the same draws.
 
-    Arms that edit the same layer share batches, each row with its own vector and dose. With
-    `means`, arms ablate at their layer and all above; without, they add. Arms are numbered by row,
-    so results do not depend on the batching.
+    Arms that edit the same layer share batches, each row with its own vector and dose; a batch is a
+    shard. With `means`, arms ablate at their layer and all above; without, they add. Arms are numbered
+    by row, so results do not depend on the batching.
     """
-    results: dict[str, ArmResult] = {}
     per_batch = max(1, rows_per_batch // len(problems))
+    batches = []
     for layer in sorted({arm.candidate.layer for arm in arms}):
         here = [arm for arm in arms if arm.candidate.layer == layer]
-        for begin in range(0, len(here), per_batch):
-            batch = here[begin : begin + per_batch]
-            vectors = torch.stack([arm.vector for arm in batch]).repeat_interleave(len(problems), 0)
-            if means is None:
-                doses = torch.tensor([arm.candidate.dose for arm in batch])
-                edit = Add(vectors, layer, doses.repeat_interleave(len(problems)), units[layer])
-            else:
-                strengths = torch.tensor([arm.candidate.strength for arm in batch])
-                edit = MeanAblate(
-                    vectors,
-                    {k: means[k] for k in range(layer, len(means))},
-                    at="starts",
-                    strength=strengths.repeat_interleave(len(problems)),
-                )
-            found, _ = generate_under(
-                model, [edit], problems, len(batch), grade, seed, max_new_tokens
-            )
-            for arm, traces in zip(batch, found, strict=True):
-                results[arm.name] = count(model, traces, annotator, after)
-            advance(len(batch))
+        batches += [here[begin : begin + per_batch] for begin in range(0, len(here), per_batch)]
+    work = partial(
+        _run_batch,
+        model=model, problems=problems, annotator=annotator, after=after, units=units, means=means,
+        grade=grade, seed=seed, max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    results: dict[str, ArmResult] = {}
+    for batch, found in zip(batches, engine.map_shards(work, batches), strict=True):
+        results |= {arm.name: result for arm, result in zip(batch, found, strict=True)}
+        advance(len(batch))
     return results
+
+
+def _run_batch(
+    batch: Sequence[Arm],
+    *,
+    model: Model,
+    problems: Sequence[Problem],
+    annotator: str | Annotator,
+    after: Mapping[str, Set[str]],
+    units: Sequence[float],
+    means: Float[Tensor, "layer d_model"] | None,
+    grade: Callable[[Problem, str], bool],
+    seed: int,
+    max_new_tokens: int,
+) -> list[ArmResult]:
+    """Arms of one layer side by side."""
+    layer = batch[0].candidate.layer
+    vectors = torch.stack([arm.vector for arm in batch]).repeat_interleave(len(problems), 0)
+    if means is None:
+        doses = torch.tensor([arm.candidate.dose for arm in batch])
+        edit = Add(vectors, layer, doses.repeat_interleave(len(problems)), units[layer])
+    else:
+        strengths = torch.tensor([arm.candidate.strength for arm in batch])
+        edit = MeanAblate(
+            vectors,
+            {k: means[k] for k in range(layer, len(means))},
+            at="starts",
+            strength=strengths.repeat_interleave(len(problems)),
+        )
+    found, _ = generate_under(model, [edit], problems, len(batch), grade, seed, max_new_tokens)
+    return [count(model, traces, annotator, after) for traces in found]
 
 
 def generate_under(

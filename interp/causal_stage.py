@@ -1,7 +1,7 @@
 """The causal stage of the main job: choose on the select split, confirm on the report split."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +21,17 @@ from interp.causal import (
     changes,
     choose,
     effect_record,
-    effects,
     over_choices,
     rate_change,
     run_arms,
     sizes,
     spread,
 )
+from interp.causal_scan import Asked, Scan, Scanned
 from interp.causal_subject import Subject
 from interp.config import Config, Material, asked_problems, layers_tried
 from interp.curves import causal_sweep, dose_response, mean_effect
+from interp.engine import HERE, Engine
 from interp.models import Model
 from interp.pairs import Pair
 from interp.progress import Progress
@@ -64,7 +65,9 @@ def run_stage(
             path = folder / f"{kind}.json"
             if not path.exists():
                 model = getattr(pair, name)
-                test = CausalTest(kind, model, name, config, material, fit[name], progress)
+                test = CausalTest(
+                    kind, model, name, config, material, fit[name], progress, run.engine
+                )
                 write_json(path, test.run())
             parts[kind] = json.loads(path.read_text())
         tested = parts["addition"]
@@ -73,9 +76,6 @@ def run_stage(
 
     inputs = [*pair.fingerprints, list(config.behaviors or ())]
     return json.loads((run.stage("causal", inputs, work) / "causal.json").read_text())
-
-
-DIRECTIONS_PER_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,27 @@ class CausalTest(Subject):
         material: Material,
         store: ActivationStore,
         progress: Progress | None = None,
+        engine: Engine = HERE,
     ) -> None:
         super().__init__(model, name, config, material, store)
         self.progress = progress or Progress()
         self.kind = kind
         self.sign = 1 if kind == "addition" else -1
         self.means = self.centers if kind == "ablation" else None
+        self.engine = engine
+        self.layers = layers_tried(config, model.n_layers)
+        self.uses = Scan(self.select, self.layers, self.units, self.means, self.select_at)
         self.draw_nulls(store)
+
+    def scan(
+        self, asked: Sequence[Asked], advance: Callable[[int], None] = lambda n: None
+    ) -> list[Scanned]:
+        """Select effects of every use of many directions, and amounts."""
+        return self.uses.every(asked, self.engine, advance)
 
     def draw_nulls(self, store: ActivationStore) -> None:
         """Draw the random directions, from what is left of activations when labels are explained."""
         config = self.config
-        self.layers = layers_tried(config, self.model.n_layers)
         self.noise = residuals(store, self.layers)
         self.random = random_vectors(
             self.noise, self.layers, READINGS, config.n_random, config.seed
@@ -121,56 +130,14 @@ class CausalTest(Subject):
         self.random_effects = self.spreads = None
         if self.means is None:  # the same for every behavior, unlike ablations of a given size
             with self.progress.bar("addition: random directions", config.n_random) as advance:
-                self.random_effects, _ = self.scan(self.random, advance=advance)
+                [(self.random_effects, _)] = self.scan([(self.random, None)], advance)
             self.spreads = spread(self.random_effects)
-
-    def effects(
-        self, vectors: Float[Tensor, "direction reading layer d_model"], dose: float | None = None
-    ) -> tuple[
-        Float[np.ndarray, "direction reading layer use behavior point"],
-        Float[Tensor, "direction reading layer use"],
-    ]:
-        """Change of every behavior's probability at the select points for every use, and amounts.
-
-        Additions are scored at every one of `DOSES`. Ablations reset their component, or change as
-        much as `dose` says.
-        """
-        vectors = vectors.to(self.model.device)
-        shape = (*vectors.shape[:3], 1)
-        if self.means is None:
-            units = torch.tensor([self.units[layer] for layer in self.layers])
-            lengths = torch.tensor(DOSES) * units[:, None]
-            amounts = lengths.expand(*shape[:2], -1, -1)
-        elif dose is None:
-            amounts = torch.ones(shape)
-        else:
-            amounts = dose / self.sizes(vectors)[..., None]
-        amounts = amounts.to(vectors)
-        return effects(self.select, self.layers, vectors, amounts, self.means), amounts
-
-    def scan(
-        self,
-        vectors: Float[Tensor, "direction reading layer d_model"],
-        dose: float | None = None,
-        advance: Callable[[int], None] = lambda n: None,
-    ) -> tuple[
-        Float[np.ndarray, "direction reading layer use behavior"],
-        Float[Tensor, "direction reading layer use"],
-    ]:
-        """Mean select effects of many directions where each behavior is a choice, and amounts."""
-        found, amounts = [], []
-        for part in vectors.split(DIRECTIONS_PER_BATCH):
-            effects, used = self.effects(part, dose)
-            found.append(over_choices(effects, self.select_at))
-            amounts.append(used)
-            advance(len(part))
-        return np.concatenate(found), torch.cat(amounts)
 
     def arm(
         self, label: str, vectors: Float[Tensor, "reading layer d_model"], behavior: int
     ) -> tuple[Arm, Float[np.ndarray, "reading layer use behavior point"]]:
         """The direction on trial with the use that suits `behavior` best, and its select effects."""
-        found, _ = self.effects(vectors[None])
+        found, _ = self.uses.effects(vectors[None])
         reading, layer, use = choose(
             over_choices(found[0], self.select_at), behavior, self.sign, self.spreads
         )
@@ -207,15 +174,14 @@ class CausalTest(Subject):
         behavior: int,
         dose: float,
         effects: Float[np.ndarray, "direction reading layer use behavior"] | None = None,
+        amounts: Float[Tensor, "direction reading layer use"] | None = None,
     ) -> list[Arm]:
         """Null directions at the dose of the one on trial, each with the use that suits it best.
 
-        `effects` gives the select effects of additions where these are known.
+        `effects` gives their select effects where these are known, `amounts` those of ablations as well.
         """
         if effects is None:
-            effects, amounts = self.scan(vectors, dose)
-        else:
-            amounts = None
+            [(effects, amounts)] = self.scan([(vectors, dose)])
         adds = self.means is None
         use = DOSES.index(dose) if adds else 0
         arms = []
@@ -243,18 +209,32 @@ class CausalTest(Subject):
             shuffled_vectors(self.noise, self.behaviors, self.layers, READINGS, seed)
             for seed in seeds
         ]
-        with self.progress.bar(f"{self.kind}: selection", len(self.behaviors)) as advance:
-            for i, b in enumerate(self.behaviors):
-                y = check_labels(self.store, b)
-                vectors = fitted_vectors(self.store, y, self.layers, READINGS)
-                real, found = self.arm(f"real-{b}", vectors, i)
-                dose = real.candidate.dose
-                nulls = self.null_arms("random", self.random, i, dose, self.random_effects)
-                if shuffled:
-                    same = torch.stack([vectors[b] for vectors in shuffled])
-                    nulls += self.null_arms(f"shuffled-{b}", same, i, dose)
-                trials[b] = Trial(found[..., i, self.select_at[i]], real, nulls)
-                advance(1)
+        real = {}
+        for i, b in enumerate(self.behaviors):
+            y = check_labels(self.store, b)
+            vectors = fitted_vectors(self.store, y, self.layers, READINGS)
+            real[b] = self.arm(f"real-{b}", vectors, i)
+        nulls = [("random", b, self.random) for b in self.behaviors]
+        if shuffled:
+            nulls += [
+                (f"shuffled-{b}", b, torch.stack([v[b] for v in shuffled])) for b in self.behaviors
+            ]
+        known = self.random_effects  # those of additions do not depend on the behavior
+        asked = [
+            (vectors, real[b][0].candidate.dose)
+            for label, b, vectors in nulls
+            if known is None or label != "random"
+        ]
+        total = sum(len(vectors) for vectors, _ in asked)
+        with self.progress.bar(f"{self.kind}: selection", total) as advance:
+            scans = iter(self.scan(asked, advance))
+        arms: dict[str, list[Arm]] = {b: [] for b in self.behaviors}
+        for label, b, vectors in nulls:
+            scanned = next(scans) if known is None or label != "random" else (known, None)
+            i, dose = self.behaviors.index(b), real[b][0].candidate.dose
+            arms[b] += self.null_arms(label, vectors, i, dose, *scanned)
+        for i, (b, (arm, found)) in enumerate(real.items()):
+            trials[b] = Trial(found[..., i, self.select_at[i]], arm, arms[b])
         return trials
 
     def _generate(
@@ -274,7 +254,7 @@ class CausalTest(Subject):
             full, few = (
                 run_arms(
                     self.model, on, wanted, config.annotator, self.after, self.units, self.means,
-                    task.grade, config.seed, advance, max_new_tokens=most,
+                    task.grade, config.seed, advance, max_new_tokens=most, engine=self.engine,
                 )
                 for wanted, on, most in (
                     (real, report, config.max_new_tokens),

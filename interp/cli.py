@@ -12,16 +12,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from interp.command import (
+    Address,
+    EngineName,
     NReport,
     PairName,
     RunFolder,
     Task,
     Template,
     Thinking,
+    Workers,
     command_line,
     console,
     stoppable,
 )
+from interp.engine import open_engine
 from interp.errors import UserError
 from interp.export_command import export
 from interp.run_command import run
@@ -66,6 +70,9 @@ def hybrid(
         ),
     ] = None,
     max_tokens: MaxTokens = 169,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    address: Address = None,
 ) -> None:
     """Let the base write and the thinking model decide when: which share of the gap closes?
 
@@ -90,8 +97,8 @@ def hybrid(
         max_tokens=max_tokens,
         prompt=prompt,
     )
-    with stoppable():
-        results = run_hybrid(config, out, command_line(), Progress(console))
+    with stoppable(), open_engine(engine, workers, address) as work:
+        results = run_hybrid(config, out, command_line(), Progress(console), work)
     _print_hybrid(results)
     typer.echo(f"Open {out / 'report.html'}")
 
@@ -136,6 +143,9 @@ def diverge(
         bool, typer.Option("--sampled", help="Compare on traces at temperature 1, not greedy ones.")
     ] = False,
     max_tokens: MaxTokens = 169,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    address: Address = None,
 ) -> None:
     """Show where the thinking model's decisions part from the base model's, and why.
 
@@ -158,8 +168,8 @@ def diverge(
         sampled=sampled,
         max_tokens=max_tokens,
     )
-    with stoppable():
-        results = run_divergence(config, out, command_line(), Progress(console))
+    with stoppable(), open_engine(engine, workers, address) as work:
+        results = run_divergence(config, out, command_line(), Progress(console), work)
     _print_divergence(results)
     typer.echo(f"Open {out / 'divergence.html'}")
 

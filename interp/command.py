@@ -40,6 +40,20 @@ Template = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="Where work runs: local processes, or a ray cluster.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes at a time, each with the models in its memory (default: this process; with --engine ray "
+        "as many as the cluster has room for).",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Of a Ray cluster, HOST:PORT (default: one started on this machine)."),
+]
 NReport = Annotated[int, typer.Option(min=10, help="Problems in the report split.")]
 
 

@@ -39,10 +39,9 @@ class DecisionPoints:
     [point, behavior] what the unedited model would start next, `previous` [point] the behavior of
     the segment that ends there, `groups` [point] the problem. `probabilities`
     recomputes only the blocks above an edited layer, and only at the edited position; every
-    earlier position keeps its clean keys and values.
+    earlier position keeps its clean keys and values. Pickled, they are the texts, to be read again.
     """
 
-    @torch.no_grad()
     def __init__(
         self,
         model: Model,
@@ -63,13 +62,26 @@ class DecisionPoints:
         used = sorted({t for t, _, _ in points})
         self.groups = np.array([traces[t].problem_id for t, _, _ in points])
         self.previous = np.array([previous for _, _, previous in points])
-        ids, real = left_pad(
-            [traces[t].tokens for t in used], model.tokenizer.pad_token_id or 0, model.device
-        )
+        self._texts = [traces[t].tokens for t in used]
+        self._at = [(used.index(t), pos) for t, pos, _ in points]
+        self._read()
+
+    def __getstate__(self) -> dict:
+        kept = ("model", "shares", "groups", "previous", "_texts", "_at")
+        return {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        self._read()
+
+    @torch.no_grad()
+    def _read(self) -> None:
+        model = self.model
+        ids, real = left_pad(self._texts, model.tokenizer.pad_token_id or 0, model.device)
         width = ids.shape[1]
-        rows = torch.tensor([used.index(t) for t, _, _ in points], device=model.device)
+        rows = torch.tensor([row for row, _ in self._at], device=model.device)
         places = torch.tensor(
-            [pos + width - len(traces[t].tokens) for t, pos, _ in points], device=model.device
+            [pos + width - len(self._texts[row]) for row, pos in self._at], device=model.device
         )
         kept, _, cache = read_cached(
             model, ids, real, range(model.n_layers), lambda resid: resid[rows, places]

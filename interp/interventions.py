@@ -196,6 +196,7 @@ def _hook(model: Model, edit: Intervention, number: int, layer: int, audit: Audi
             everything = torch.ones(resid.shape[:2], dtype=torch.bool, device=resid.device)
             rows = torch.arange(len(resid), device=resid.device)
             frame = Frame(rows, everything, everything)
+        frame = frame.to(resid.device)
         where = frame.starts if edit.at == "starts" else frame.real
         edited = torch.where(where[..., None], edit.edit(resid, frame, layer), resid)
         audit.record(number, layer, where, frame, edited - resid)

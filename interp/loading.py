@@ -16,6 +16,8 @@ from transformers.utils import logging
 from interp.errors import UserError, first_line
 from interp.runs import read_json
 
+DeviceMap = str | dict[str, str | int]
+"""Where a model's parts go: `auto`, `balanced`, or a device for each part by name (that of Accelerate)."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 REVISION = re.compile(rf"{HUB_ID.pattern}@[\w./-]+")
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
@@ -36,18 +38,21 @@ class Checkpoint:
     fingerprint: str
 
 
-def open_checkpoint(spec: str | Path, dtype: torch.dtype | str, revision: str | None) -> Checkpoint:
+def open_checkpoint(
+    spec: str | Path,
+    dtype: torch.dtype | str,
+    revision: str | None,
+    device_map: DeviceMap | None = None,
+) -> Checkpoint:
     """Read a model; raises `UserError` where there is none, or none that transformers can read.
 
     No code from a checkpoint is run, and nothing is downloaded unless `spec` is no path and looks like
     the id of a model on the hub.
     """
+    spec, revision = split_revision(spec, revision)
     path = Path(spec)
-    if revision is None and not path.exists() and REVISION.fullmatch(str(spec)):
-        name, revision = str(spec).split("@")
-        return open_checkpoint(name, dtype, revision)
     if path.suffix == ".gguf" and path.is_file():
-        return _read(path, dtype, _digest([path]), gguf_file=path.name)
+        return _read(path, dtype, _digest([path]), device_map, gguf_file=path.name)
     if not path.exists() and HUB_ID.fullmatch(str(spec)):
         path = _fetched(str(spec), revision)
     elif revision is not None:
@@ -55,10 +60,10 @@ def open_checkpoint(spec: str | Path, dtype: torch.dtype | str, revision: str | 
             f"Revision {revision!r} was given with the path {str(spec)!r}: only models on the hub have one."
         )
     if (path / "adapter_config.json").is_file():
-        return _adapted(path, dtype)
+        return _adapted(path, dtype, device_map)
     if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
         raise UserError(f"{str(spec)!r} holds no checkpoint: {EXPECTED}.")
-    return _read(path, dtype, fingerprint(path))
+    return _read(path, dtype, fingerprint(path), device_map)
 
 
 def looks_remote(spec: str) -> bool:
@@ -67,25 +72,42 @@ def looks_remote(spec: str) -> bool:
     return known is not None and not Path(spec).exists()
 
 
-def _read(path: Path, dtype: torch.dtype | str, digest: str, **options: str) -> Checkpoint:
+def split_revision(spec: str | Path, revision: str | None) -> tuple[str, str | None]:
+    """`ORGANIZATION/NAME` and the revision of `ORGANIZATION/NAME@REVISION`; anything else as it was given."""
+    if revision is None and REVISION.fullmatch(str(spec)) and not Path(spec).exists():
+        name, revision = str(spec).split("@")
+        return name, revision
+    return str(spec), revision
+
+
+def _read(
+    path: Path,
+    dtype: torch.dtype | str,
+    digest: str,
+    device_map: DeviceMap | None,
+    **options: str,
+) -> Checkpoint:
     """The checkpoint in a folder, or the GGUF file that `options` name, with its numbers made whole."""
     folder = path.parent if options else path
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
         with no_progress_bar():
             weights: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True, **options
-            )
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True,
+                device_map=device_map, **options,
+            )  # fmt: skip
     except Exception as error:  # transformers raises almost anything for a damaged checkpoint
+        where = "" if device_map is None else f" under the device map {device_map!r}"
         raise UserError(
-            f"{str(path)!r} holds no checkpoint that transformers can read ({first_line(error)}): {EXPECTED}."
+            f"{str(path)!r} holds no checkpoint that transformers can read{where} ({first_line(error)}): "
+            f"{EXPECTED}."
         ) from error
     if not weights.config.architectures:  # a GGUF file does not say
         weights.config.architectures = [type(weights).__name__]
     return Checkpoint(weights, tokenizer, digest)
 
 
-def _adapted(folder: Path, dtype: torch.dtype | str) -> Checkpoint:
+def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | None) -> Checkpoint:
     """A PEFT adapter, merged into its base."""
     named = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(named, str):
@@ -99,7 +121,7 @@ def _adapted(folder: Path, dtype: torch.dtype | str) -> Checkpoint:
         raise UserError(
             f"{str(folder)!r} holds an adapter, and peft is not installed: pip install peft."
         ) from error
-    base = open_checkpoint(named, dtype, None)
+    base = open_checkpoint(named, dtype, None, device_map)
     try:
         merged = PeftModel.from_pretrained(base.weights, folder).merge_and_unload()  # pyright: ignore[reportCallIssue]
     except Exception as error:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from interp.errors import UserError
-from interp.loading import open_checkpoint
+from interp.loading import DeviceMap, open_checkpoint, split_revision
 from interp.plain import Plain, twin_of
 
 PROBLEM = "{problem}"
@@ -38,6 +38,22 @@ class Frame:
     starts: Bool[Tensor, "batch pos"]
     step: int = 0
 
+    def to(self, device: torch.device) -> "Frame":
+        """The same, where a layer is."""
+        rows, real, starts = (x.to(device) for x in (self.rows, self.real, self.starts))
+        return Frame(rows, real, starts, self.step)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model came from, as `load_model` takes it, and the format that its numbers have."""
+
+    spec: str
+    device: str | None
+    revision: str | None
+    device_map: str | tuple[tuple[str, str | int], ...] | None
+    dtype: torch.dtype
+
 
 @dataclass(eq=False)
 class Model:
@@ -45,6 +61,8 @@ class Model:
 
     `plain` has the same weights without hook points inside blocks. `template` is the text that a problem
     stands in where it is asked, `{problem}` its place; `temperature` is that of sampled traces.
+    Pickled, a model is its `source` and how it is asked: whoever unpickles it loads the same weights again,
+    once a process. What was changed in it since it was loaded does not travel.
     """
 
     name: str
@@ -54,7 +72,23 @@ class Model:
     plain: Plain
     template: str = PROBLEM
     temperature: float = 1.0
+    source: Source | None = None
     frame: Frame | None = field(default=None, repr=False)
+
+    def __reduce__(self):
+        """The source in place of the weights; raises `UserError` where there is none, and where hooks edit."""
+        if self.bridge.list_hooks():
+            raise UserError(
+                f"Model {self.name} cannot be sent to another process while it is hooked or edited: leave the "
+                "block that does so first, or run in one process with --workers 1."
+            )
+        if self.source is None:
+            raise UserError(
+                f"Model {self.name} cannot be sent to another process, since it does not say where its weights "
+                "come from: load it with load_model, or run in one process with --workers 1."
+            )
+        asked = self.template, self.temperature
+        return _again, (self.source, self.name, self.fingerprint, *asked)
 
     @property
     def hf(self) -> Any:
@@ -77,7 +111,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where the weights are, and the first of them where these lie on several devices."""
         return next(self.bridge.original_model.parameters()).device
 
     @cached_property
@@ -134,20 +168,32 @@ def load_model(
     name: str | None = None,
     device: str | None = None,
     revision: str | None = None,
+    device_map: DeviceMap | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Model:
     """Load a causal language model as a raw-mode `TransformerBridge`.
 
     `spec` is a Hugging Face checkpoint folder, a folder with a PEFT adapter (merged into its base), a GGUF
     file (dequantized), or the id of a model on the hub, at `revision`. Nothing is downloaded for a path,
-    and no remote code is run. On a CPU numbers are float32; a GPU is used where there is one, in the
-    checkpoint's own format. Raises `UserError` where there is no such model.
+    and no remote code is run. A GPU is used where there is one. Numbers have the format `dtype`: by default
+    float32 on a CPU, and the checkpoint's own on a GPU. With a `device_map` (`"auto"`, or a device for each
+    part) a model lies on several GPUs. Raises `UserError` where there is no such model, or where it cannot lie so.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    found = open_checkpoint(spec, torch.float32 if device == "cpu" else "auto", revision)
-    weights = found.weights.to(device).requires_grad_(False).eval()
+    if device is not None and device_map is not None:
+        raise UserError(
+            f"Device {device!r} and device map {device_map!r} were given: leave one of the two out."
+        )
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    parts = list(device_map.values()) if isinstance(device_map, dict) else [device_map or place]
+    if dtype is None and (not torch.cuda.is_available() or {*map(str, parts)} == {"cpu"}):
+        dtype = torch.float32
+    source, revision = split_revision(spec, revision)
+    found = open_checkpoint(source, dtype or "auto", revision, device_map)
+    weights = found.weights if device_map is not None else found.weights.to(place)
+    weights.requires_grad_(False).eval()
     twin = twin_of(weights)
     bridge = TransformerBridge.boot_transformers(
-        str(spec), hf_model=weights, tokenizer=found.tokenizer
+        source, hf_model=weights, tokenizer=found.tokenizer
     )
     return Model(
         name or Path(spec).name.removesuffix(".gguf"),
@@ -155,7 +201,28 @@ def load_model(
         found.tokenizer,
         found.fingerprint,
         Plain(twin, bridge),
+        source=Source(
+            str(Path(source).resolve()) if Path(source).exists() else source,
+            device,
+            revision,
+            tuple(device_map.items()) if isinstance(device_map, dict) else device_map,
+            weights.dtype,
+        ),
     )
+
+
+@cache
+def _again(source: Source, name: str, fingerprint: str, template: str, temperature: float) -> Model:
+    """The model of another process, loaded here."""
+    where = dict(source.device_map) if isinstance(source.device_map, tuple) else source.device_map
+    model = load_model(source.spec, name, source.device, source.revision, where, source.dtype)
+    if model.fingerprint != fingerprint:
+        raise UserError(
+            f"{source.spec!r} holds other weights here ({model.fingerprint}) than where the run was started "
+            f"({fingerprint}): put the same files there on every machine."
+        )
+    model.template, model.temperature = template, temperature
+    return model
 
 
 def chat_template(model: Model) -> str:

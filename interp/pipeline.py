@@ -15,6 +15,7 @@ from interp.behaviors import labels_of, segment_all
 from interp.causal import MIN_PROBLEMS
 from interp.config import Config, Material, config_json, layers_tried, split_problems
 from interp.directions import Direction, DirectionSet
+from interp.engine import HERE, Engine
 from interp.errors import UserError, unknown_name
 from interp.pairs import Pair, load_pair
 from interp.progress import Progress
@@ -61,7 +62,7 @@ def make_traces(run: Run, pair: Pair, config: Config, progress: Progress) -> Mat
     }  # fmt: skip
 
     def work(folder: Path) -> None:
-        generate_all(folder, list(jobs.values()), progress, config.max_new_tokens)
+        generate_all(folder, list(jobs.values()), progress, config.max_new_tokens, run.engine)
 
     folder = run.stage("traces", pair.fingerprints, work)
     traces, segments = {}, {}
@@ -83,7 +84,10 @@ def read_activations(
     def work(folder: Path) -> None:
         with progress.bar(f"activations ({split})", len(models) * len(traces)) as advance:
             for model in models.values():
-                collect(model, traces, segments, folder / model.fingerprint, advance=advance)
+                collect(
+                    model, traces, segments, folder / model.fingerprint,
+                    advance=advance, engine=run.engine,
+                )  # fmt: skip
 
     folder = run.stage(f"activations-{split}", pair.fingerprints, work)
     # Costs nothing but where a damaged shard was taken away.
@@ -199,7 +203,13 @@ def verdict(entry: dict) -> str:
     return "readable" if read is not None and read[0] > 0.5 else "absent"
 
 
-def run_main_job(config: Config, out: Path, command: str, progress: Progress | None = None) -> dict:
+def run_main_job(
+    config: Config,
+    out: Path,
+    command: str,
+    progress: Progress | None = None,
+    engine: Engine = HERE,
+) -> dict:
     """Run or resume the whole job in `out`, write results.json and the rest, return the results."""
     from interp.report_files import write_report  # plotly and jinja2 only when needed
 
@@ -214,7 +224,7 @@ def run_main_job(config: Config, out: Path, command: str, progress: Progress | N
     )
     for layer in config.layers or ():
         pair.base.check_layer(layer)
-    run = Run(out, told)
+    run = Run(out, told, engine)
     with torch.no_grad():
         material = make_traces(run, pair, config, progress)
         fit = read_activations(run, pair, material, "fit", progress)

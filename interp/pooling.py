@@ -79,8 +79,9 @@ def pool_batch(
     def keep(name: str) -> Callable[..., None]:
         def hook(resid: Float[Tensor, "batch pos d_model"], hook=None) -> None:
             # Sums rows as it reads them: what is gathered is never copied.
-            total = embedding_bag(places, resid.flatten(0, 1).float(), begins, mode="sum")
-            means = (total / lengths[:, None]).cpu().unflatten(0, (len(reads), n_segments))
+            at, first, counts = (x.to(resid.device) for x in (places, begins, lengths))
+            total = embedding_bag(at, resid.flatten(0, 1).float(), first, mode="sum")
+            means = (total / counts[:, None]).cpu().unflatten(0, (len(reads), n_segments))
             pooled.update(((name, read), rows) for read, rows in zip(reads, means, strict=True))
             if alone and len(pooled) == len(hooks) * len(reads):
                 raise _AllRead

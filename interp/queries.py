@@ -22,7 +22,10 @@ Above = Callable[[int, Float[Tensor, "query row d_model"]], Float[Tensor, "query
 def key_values(cache: Any, rows: Int[Tensor, " row"] | None = None) -> KeyValues:
     """Keys and values of a cache, of some of its rows if these are given."""
     pairs = [(layer.keys, layer.values) for layer in cache.layers]
-    return pairs if rows is None else [(k[rows], v[rows]) for k, v in pairs]
+    if rows is None:
+        return pairs
+    # Layers may lie on several devices.
+    return [(k[at], v[at]) for k, v in pairs for at in [rows.to(k.device)]]
 
 
 def read_cached(
@@ -37,7 +40,7 @@ def read_cached(
 
     def keep(layer: int):
         def hook(resid: Tensor, hook=None) -> None:
-            kept[layer] = pick(resid).clone()
+            kept[layer] = pick(resid.to(ids.device)).clone()
 
         return hook
 

@@ -7,7 +7,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from interp.command import PairName, RunFolder, Template, Thinking, command_line, console, stoppable
+from interp.command import (
+    Address,
+    EngineName,
+    PairName,
+    RunFolder,
+    Template,
+    Thinking,
+    Workers,
+    command_line,
+    console,
+    stoppable,
+)
+from interp.engine import open_engine
 
 Sizes = Annotated[int | None, typer.Option(min=10, help="Problems in this split.")]
 
@@ -61,6 +73,9 @@ def run(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=8, help="Longest trace, in tokens.")
     ] = None,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    address: Address = None,
 ) -> None:
     """Do the main job: traces, activations, probes, causal tests with nulls, figures, report.
 
@@ -90,8 +105,8 @@ def run(
         "max_new_tokens": max_new_tokens,
     }
     config = config_for(pair, seed, **{name: x for name, x in given.items() if x is not None})
-    with stoppable():
-        results = run_main_job(config, out, command_line(), Progress(console))
+    with stoppable(), open_engine(engine, workers, address) as work:
+        results = run_main_job(config, out, command_line(), Progress(console), work)
     _print_results(results)
     typer.echo(f"Open {out / 'report.html'}")
 

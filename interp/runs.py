@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from interp.engine import HERE, Engine
 from interp.errors import UserError
 
 
@@ -48,10 +49,10 @@ def read_json(path: Path) -> dict:
 
 
 class Run:
-    """One run's folder. `config` names the run: another run's folder is refused."""
+    """One run's folder, and where its work is done. `config` names the run: another run's folder is refused."""
 
-    def __init__(self, folder: Path, config: dict) -> None:
-        self.folder, self.config = folder, config
+    def __init__(self, folder: Path, config: dict, engine: Engine = HERE) -> None:
+        self.folder, self.config, self.engine = folder, config, engine
         marker = folder / "run.json"
         if marker.exists():
             found = read_json(marker)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from interp.config import DivergenceConfig, HybridConfig, config_json, split_problems
+from interp.engine import HERE, Engine
 from interp.errors import UserError
 from interp.pairs import Pair
 from interp.progress import Progress
@@ -17,9 +18,10 @@ C = TypeVar("C", HybridConfig, DivergenceConfig)
 
 
 class Setup(Generic[C]):
-    """A pair, a configuration and a run's folder. Raises `UserError` where prompts exceed the budget.
+    """A pair, a configuration, a run's folder and where its work is done.
 
-    `kind` is what the run is: a folder of another kind or configuration is refused.
+    `kind` is what the run is: a folder of another kind or configuration is refused. Raises `UserError`
+    where prompts exceed the budget.
     """
 
     def __init__(
@@ -29,8 +31,9 @@ class Setup(Generic[C]):
         config: C,
         out: Path,
         progress: Progress,
+        engine: Engine = HERE,
     ) -> None:
-        self.pair, self.config, self.progress = pair, config, progress
+        self.pair, self.config, self.progress, self.engine = pair, config, progress, engine
         longest = max(
             len(prompt_tokens(pair.base, p.prompt)) for s in self.splits.values() for p in s
         )

@@ -1,7 +1,7 @@
 """Activations to disk, one shard at a time: whatever kills the process, what is there is whole."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +43,18 @@ class ShardWriter:
             if replace(found, shards={}) == self.index:
                 self.index = found
         self.index.save(folder)
+
+    def missing(self, keys: Sequence[str]) -> list[int]:
+        """Which of the next shards, by their keys, `append` will write."""
+        numbers = range(self.n, self.n + len(keys))
+        known = [self.index.shards.get(number) for number in numbers]
+        other = [shard and shard.key != key for shard, key in zip(known, keys, strict=True)]
+        same = other.index(True) if True in other else len(keys)
+        return [
+            i
+            for i, (shard, number) in enumerate(zip(known, numbers, strict=True))
+            if i >= same or not shard or not shard_path(self.folder, number).is_file()
+        ]
 
     def append(
         self,

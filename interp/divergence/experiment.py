@@ -10,6 +10,7 @@ from interp.divergence.stages import Divergence
 from interp.divergence.summary import MIN_TRACES, promoted, summarize
 from interp.divergence.traces import make_traces
 from interp.divergence.weights import weight_changes
+from interp.engine import HERE, Engine
 from interp.errors import UserError
 from interp.pairs import load_pair
 from interp.progress import Progress
@@ -21,7 +22,11 @@ SCHEMA = "whenlens.divergence/1"
 
 
 def run_divergence(
-    config: DivergenceConfig, out: Path, command: str = "", progress: Progress | None = None
+    config: DivergenceConfig,
+    out: Path,
+    command: str = "",
+    progress: Progress | None = None,
+    engine: Engine = HERE,
 ) -> dict:
     """Where, in what, in which layer and why two models part; writes `divergence.json` and the atlas.
 
@@ -31,7 +36,7 @@ def run_divergence(
     told = config_json(config)  # a task that does not exist is refused before models are loaded
     pair = load_pair(config.pair, config.thinking, template=config.template)
     vocabulary = shared_vocabulary(pair.base, pair.thinking)
-    setup = Setup("divergence", pair, config, out, progress or Progress())
+    setup = Setup("divergence", pair, config, out, progress or Progress(), engine)
     work = Divergence(setup, vocabulary, make_traces(setup, vocabulary))
     sources = {name: work.scored(name, "report") for name in work.sources}
     main = sources["thinking"]
@@ -49,7 +54,7 @@ def run_divergence(
     curves = work.kept(
         "layers",
         lambda: layer_curves(
-            pair, vocabulary, main.traces, main.table, config.n_points, config.seed
+            pair, vocabulary, main.traces, main.table, config.n_points, config.seed, engine
         ),
     )
     explained = work.kept("explained", work.explained)

@@ -13,6 +13,7 @@ from torch import Tensor
 from interp.divergence.reading import Places, resid_before
 from interp.divergence.summary import Table
 from interp.divergence.tokens import compare, unembed
+from interp.engine import HERE, Engine
 from interp.models import Model
 from interp.pairs import Pair
 from interp.types import Trace
@@ -39,11 +40,14 @@ def lens(model: Model, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_
 
 @torch.no_grad()
 def lens_kl(
-    pair: Pair, vocabulary: Vocabulary, traces: Sequence[Trace], places: Places
+    pair: Pair,
+    vocabulary: Vocabulary,
+    traces: Sequence[Trace],
+    places: Places,
+    engine: Engine = HERE,
 ) -> Float[np.ndarray, "layer place"]:
     """KL(thinking||base) of the two models' logit lenses, in nats."""
-    base = resid_before(pair.base, traces, places)
-    thinking = resid_before(pair.thinking, traces, places)
+    base, thinking = (resid_before(m, traces, places, engine) for m in (pair.base, pair.thinking))
     found = np.zeros(base.shape[:2])
     for layer in range(len(base)):
         for i in range(0, len(places), LENS_CHUNK):
@@ -76,6 +80,7 @@ def layer_curves(
     table: Table,
     limit: int,
     seed: int,
+    engine: Engine = HERE,
 ) -> dict:
     """`divergence.json: layers`: lenses at disagreements, matched agreements, first disagreements."""
     every = rng(seed, "lens").permutation(np.flatnonzero(table.differ))
@@ -87,7 +92,7 @@ def layer_curves(
         if len(set(table.trace[at])) < 2:
             continue
         places = [table.places[row] for row in at]
-        for layer, values in enumerate(lens_kl(pair, vocabulary, traces, places)):
+        for layer, values in enumerate(lens_kl(pair, vocabulary, traces, places, engine)):
             mean = bootstrap_over_groups(values, table.trace[at], seed=seed).as_json()
             curves[kind].append({"layer": layer, "kl": mean["value"], "ci": mean["ci"]})
     return {"lens": curves, "n": {kind: len(set(at.tolist())) for kind, at in kinds.items()}}
@@ -104,7 +109,12 @@ class Foretold:
 
 
 def foretell_data(
-    pair: Pair, traces: Sequence[Trace], table: Table, limit: int, seed: int
+    pair: Pair,
+    traces: Sequence[Trace],
+    table: Table,
+    limit: int,
+    seed: int,
+    engine: Engine = HERE,
 ) -> Foretold:
     """Up to `limit` disagreements and as many agreements, drawn at random."""
     draws = rng(seed, "foretell")
@@ -118,7 +128,7 @@ def foretell_data(
     )
     places = [table.places[row] for row in rows]
     return Foretold(
-        resid_before(pair.base, traces, places),
+        resid_before(pair.base, traces, places, engine),
         table.differ[rows],
         table.entropy[rows],
         np.array([traces[i].problem_id for i, _ in places]),

@@ -150,6 +150,13 @@ def patch(
     return found
 
 
+def patch_one(splits: Splits, n_offsets: int, which: tuple[str, str]) -> Restored:
+    """One of `PATCHES`, by name, and one of `COMPONENTS`: a shard of all patching."""
+    name, component = which
+    source, destination = (getattr(splits.pair, model) for model in PATCHES[name])
+    return patch(splits, source, destination, n_offsets, [component])[component]
+
+
 def factorial(splits: Splits, groups: np.ndarray, seed: int) -> list[dict]:
     """Residual stream up to a layer from one model, the blocks above it from the other.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from interp.divergence.patching import (
     Restored,
     Splits,
     factorial,
-    patch,
+    patch_one,
     splits_at,
 )
 from interp.divergence.projection import projected
@@ -97,7 +97,7 @@ class Divergence:
 
             def work(folder: Path) -> None:
                 with self.setup.progress.bar(f"tokens ({name}, {split})", len(traces)) as advance:
-                    found = score(self.pair, self.vocabulary, traces, advance)
+                    found = score(self.pair, self.vocabulary, traces, advance, self.setup.engine)
                 save_tokens(folder / "tokens.safetensors", found)
 
             folder = self.setup.stage(f"tokens-{name}-{split}", work)
@@ -113,7 +113,9 @@ class Divergence:
         with self.setup.progress.bar("prediction", 3) as advance:
             for split in ("fit", "select", "report"):
                 one = self.scored("thinking", split)
-                data[split] = foretell_data(self.pair, one.traces, one.table, n, seed)
+                data[split] = foretell_data(
+                    self.pair, one.traces, one.table, n, seed, self.setup.engine
+                )
                 advance(1)
         return predict_disagreement(data["fit"], data["select"], data["report"], seed)
 
@@ -127,7 +129,7 @@ class Divergence:
         both = self.traces["base", "sampled"] + self.traces["thinking", "sampled"]
         n_base, seed = len(self.traces["base", "sampled"]), self.config.seed
         segments = segment_all(self.pair.base, both, self.config.annotator)
-        store = collect(self.pair.base, both, segments, reads=["before"])
+        store = collect(self.pair.base, both, segments, reads=["before"], engine=self.setup.engine)
         labels = {}
         for behavior in self.config.behaviors:
             try:
@@ -224,10 +226,12 @@ class Divergence:
         splits, at_first = (self._splits(at) for at in (places, firsts))
         groups = np.array([one.traces[i].problem_id for i in traces])
         found: dict[str, dict[str, Restored]] = {}
-        with self.setup.progress.bar("patching", len(PATCHES) + 2) as advance:
-            for name, (source, destination) in PATCHES.items():
-                models = getattr(pair, source), getattr(pair, destination)
-                found[name] = patch(splits, *models, self.config.n_offsets)
+        shards = [(name, component) for name in PATCHES for component in COMPONENTS]
+        work = partial(patch_one, splits, self.config.n_offsets)
+        with self.setup.progress.bar("patching", len(shards) + 2) as advance:
+            patched = self.setup.engine.map_shards(work, shards)
+            for (name, component), one_restored in zip(shards, patched, strict=True):
+                found.setdefault(name, {})[component] = one_restored
                 advance(1)
             crossed = factorial(at_first, groups, seed)
             advance(1)
@@ -275,12 +279,15 @@ class Divergence:
         first, ours = self._divergences("report", places, [layer]), self.directions
         at = list(zip(first.trace.tolist(), first.place.tolist(), strict=True))
         traces = self.scored("thinking", "report").traces
-        thinking = resid_before(self.pair.thinking, traces, at)[layer]
+        thinking = resid_before(self.pair.thinking, traces, at, self.setup.engine)[layer]
         order = [places.index(place) for place in at]
         return projected(
             first, layer, thinking, whole[order], ours.vectors[layer], ours.behaviors,
             self.config.n_random, self.config.seed,
         )  # fmt: skip
+
+    def _lens(self, one: Scored, at: list[tuple[int, int]]) -> Float[np.ndarray, "place layer"]:
+        return lens_kl(self.pair, self.vocabulary, one.traces, at, self.setup.engine).T
 
     def atlas(self, sources: dict[str, Scored], patched: list[dict]) -> dict:
         """`atlas.json`: the first traces of each kind."""
@@ -289,7 +296,7 @@ class Divergence:
             for name, one in sources.items():
                 n = min(self.config.n_atlas, len(one.traces))
                 at = [(i, int(t)) for i in range(n) for t in np.flatnonzero(one.found[i].differ)]
-                kl = lens_kl(self.pair, self.vocabulary, one.traces, at).T if at else []
+                kl = self._lens(one, at) if at else []
                 for i in range(n):
                     lens = {t: kl[k] for k, (j, t) in enumerate(at) if j == i}
                     shown = {

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.engine import HERE, Engine
 from interp.models import Model, left_pad, positions_of
 from interp.pairs import SHARED_PAD, Pair
 from interp.types import Trace
@@ -106,47 +108,59 @@ def unembed(model: Model, states: Float[Tensor, "n d_model"]) -> Float[Tensor, "
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-@torch.no_grad()
 def score(
     pair: Pair,
     vocabulary: Vocabulary,
     traces: Sequence[Trace],
     advance: Callable[[int], None] = lambda n: None,
+    engine: Engine = HERE,
 ) -> list[TokenDivergence]:
     """Both models read every trace; one forward of each, and no more.
 
     Distributions are over the shared `vocabulary`, exact in float32. The unembedding runs over parts of
-    the positions, so that memory does not grow with vocabulary x length.
+    the positions, so that memory does not grow with vocabulary x length. A batch is a shard.
     """
     found: list[TokenDivergence | None] = [None] * len(traces)
-    for rows in batches([len(t.tokens) for t in traces]):
-        part = [traces[i] for i in rows]
-        ids, real = left_pad([t.tokens for t in part], SHARED_PAD, pair.base.device)
-        counts = [len(t.tokens) - t.n_prompt for t in part]
-        from_end = torch.arange(ids.shape[1], 0, -1, device=ids.device)
-        # Position t says token t + 1: all from the last prompt token to the one before the last.
-        reads = (from_end > 1) & (from_end <= 1 + torch.tensor(counts, device=ids.device)[:, None])
-        states = [final_states(m, ids, real)[reads] for m in (pair.base, pair.thinking)]
-        size, said = max(1, CHUNK // vocabulary.size), {}
-        for begin in range(0, len(states[0]), size):
-            rows_here = slice(begin, begin + size)
-            logits = [
-                vocabulary.shared_logits(unembed(m, s[rows_here]))
-                for m, s in zip((pair.base, pair.thinking), states, strict=True)
-            ]
-            for name, values in compare(*logits).items():
-                # Filled in place: small tensors kept between large ones would pin the heap.
-                if name not in said:
-                    said[name] = torch.empty(len(states[0]), *values.shape[1:], dtype=values.dtype)
-                said[name][rows_here] = values.cpu()
-        for name in TOKENS:
-            said[name] = vocabulary.ids_of(said[name])
-        ends = np.cumsum(counts)[:-1]
-        columns = {name: np.split(values.numpy(), ends) for name, values in said.items()}
-        for k, i in enumerate(rows):
-            found[i] = TokenDivergence(**{name: parts[k] for name, parts in columns.items()})
-        advance(len(rows))
+    rows = batches([len(t.tokens) for t in traces])
+    shards = [[traces[i] for i in row] for row in rows]
+    scored = engine.map_shards(partial(_score_batch, pair, vocabulary), shards)
+    for row, part in zip(rows, scored, strict=True):
+        for i, one in zip(row, part, strict=True):
+            found[i] = one
+        advance(len(row))
     return [one for one in found if one is not None]
+
+
+@torch.no_grad()
+def _score_batch(
+    pair: Pair, vocabulary: Vocabulary, traces: Sequence[Trace]
+) -> list[TokenDivergence]:
+    ids, real = left_pad([t.tokens for t in traces], SHARED_PAD, pair.base.device)
+    counts = [len(t.tokens) - t.n_prompt for t in traces]
+    from_end = torch.arange(ids.shape[1], 0, -1, device=ids.device)
+    # Position t says token t + 1: all from the last prompt token to the one before the last.
+    reads = (from_end > 1) & (from_end <= 1 + torch.tensor(counts, device=ids.device)[:, None])
+    states = [final_states(m, ids, real)[reads] for m in (pair.base, pair.thinking)]
+    size, said = max(1, CHUNK // vocabulary.size), {}
+    for begin in range(0, len(states[0]), size):
+        rows_here = slice(begin, begin + size)
+        logits = [
+            vocabulary.shared_logits(unembed(m, s[rows_here]))
+            for m, s in zip((pair.base, pair.thinking), states, strict=True)
+        ]
+        for name, values in compare(*logits).items():
+            # Filled in place: small tensors kept between large ones would pin the heap.
+            if name not in said:
+                said[name] = torch.empty(len(states[0]), *values.shape[1:], dtype=values.dtype)
+            said[name][rows_here] = values.cpu()
+    for name in TOKENS:
+        said[name] = vocabulary.ids_of(said[name])
+    ends = np.cumsum(counts)[:-1]
+    columns = {name: np.split(values.numpy(), ends) for name, values in said.items()}
+    return [
+        TokenDivergence(**{name: parts[k] for name, parts in columns.items()})
+        for k in range(len(traces))
+    ]
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:

@@ -1,16 +1,17 @@
 """The texts on which the models are compared: the thinking model's, the base's, and a hybrid's."""
 
+from functools import partial
 from pathlib import Path
 
 from interp.errors import UserError
 from interp.hybrid.controllers import at_disagreements, one_category
 from interp.hybrid.decode import Arm, steered
-from interp.hybrid.outcomes import Bench
 from interp.hybrid.points import disagreements, read_points
 from interp.hybrid.vectors import trained_jointly
+from interp.hybrid.writing import Writer
 from interp.setup import Setup
 from interp.tasks import load_task
-from interp.traces import Job, generate_all, read_traces, write_traces
+from interp.traces import BATCH_SIZE, Job, generate_all, read_traces, write_traces
 from interp.types import Trace
 from interp.vocabulary import Vocabulary
 
@@ -46,7 +47,9 @@ def make_traces(setup: Setup, vocabulary: Vocabulary) -> Traces:
         files["hybrid", "report"] = "hybrid-report.jsonl"
 
     def work(folder: Path) -> None:
-        generate_all(folder, list(jobs.values()), setup.progress, setup.max_new_tokens)
+        generate_all(
+            folder, list(jobs.values()), setup.progress, setup.max_new_tokens, setup.engine
+        )
         hybrid = files.get(("hybrid", "report"))
         if hybrid and not (folder / hybrid).exists():
             fit = read_traces(folder / files["thinking", "fit"])
@@ -72,7 +75,7 @@ def _hybrid(setup: Setup, fit: list[Trace]) -> list[Trace]:
     categories = [one.read(p.thinking_resid) for p in points]
     vectors = trained_jointly(points, categories, one.names, layer, seed, network=False)
     problems = setup.splits["report"]
-    config = setup.config
-    bench = Bench(pair, problems, Path(), config.sampled, setup.max_new_tokens, config.task)
     arm = Arm(at_disagreements("disagreement", one), steered(vectors), thinking_layer=layer)
-    return bench.decode(arm, problems, seed)[0]
+    write = partial(Writer.of(setup).decode, arm, seed)
+    shards = [problems[i : i + BATCH_SIZE] for i in range(0, len(problems), BATCH_SIZE)]
+    return [trace for traces, _ in setup.engine.map_shards(write, shards) for trace in traces]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -106,20 +107,28 @@ def steered(
     vectors: SteeringVectors, grid: Sequence[float] = (1.0,), network: bool = False
 ) -> Proposal:
     """Add each row's vector at every coefficient of the grid, or at the one that its network says."""
-
-    def candidates(view: View, categories: Tensor, ask: Ask) -> Tensor:
-        shift = vectors.shift(categories)
-        if network:
-            if vectors.network is None:
-                raise UserError(
-                    f"The vectors ({vectors.method}) have no coefficient network: train one with "
-                    "`with_network`, or use fixed coefficients."
-                )
-            shift = shift * vectors.network(view.base_resid, categories)[:, None]
-        coefficients = torch.tensor(grid, device=shift.device)[:, None]
-        return ask(view.base_resid[:, None] + coefficients * shift[:, None])
-
+    candidates = partial(_shifted, vectors, grid, network)
     return Proposal(candidates, vectors.layer, starts_only=vectors.starts_only, idle=vectors.idle)
+
+
+def _shifted(
+    vectors: SteeringVectors,
+    grid: Sequence[float],
+    network: bool,
+    view: View,
+    categories: Tensor,
+    ask: Ask,
+) -> Tensor:
+    shift = vectors.shift(categories)
+    if network:
+        if vectors.network is None:
+            raise UserError(
+                f"The vectors ({vectors.method}) have no coefficient network: train one with "
+                "`with_network`, or use fixed coefficients."
+            )
+        shift = shift * vectors.network(view.base_resid, categories)[:, None]
+    coefficients = torch.tensor(grid, device=shift.device)[:, None]
+    return ask(view.base_resid[:, None] + coefficients * shift[:, None])
 
 
 def _own(view: View, categories: Tensor, ask: Ask) -> Tensor:
@@ -135,12 +144,18 @@ def logit_bias(
     biases: Float[Tensor, "category d_vocab"], grid: Sequence[float] = (1.0,)
 ) -> Proposal:
     """Add to the base's logits instead of its residual stream."""
+    return Proposal(partial(_biased, biases, grid))
 
-    def candidates(view: View, categories: Tensor, ask: Ask) -> Tensor:
-        coefficients = torch.tensor(grid, device=biases.device)[:, None]
-        return view.base_logits[:, None] + coefficients * biases[categories][:, None]
 
-    return Proposal(candidates)
+def _biased(
+    biases: Float[Tensor, "category d_vocab"],
+    grid: Sequence[float],
+    view: View,
+    categories: Tensor,
+    ask: Ask,
+) -> Tensor:
+    coefficients = torch.tensor(grid, device=biases.device)[:, None]
+    return view.base_logits[:, None] + coefficients * biases[categories][:, None]
 
 
 @dataclass
@@ -194,7 +209,10 @@ def decode_hybrid(
     found = [Decoded(tokens) for tokens in batch.outputs]
     layer, kept = arm.proposal.layer, {}
     share = 0.0 if layer is None else (base.n_layers - 1 - layer) / base.n_layers
-    hooks = [_keeping(kept, "base", layer or 0), _keeping(kept, "thinking", arm.thinking_layer)]
+    hooks = [
+        _keeping(kept, name, at, base.device)
+        for name, at in (("base", layer or 0), ("thinking", arm.thinking_layer))
+    ]
     for step in range(max_new_tokens):
         logits = []
         for i, model in enumerate(models):
@@ -262,9 +280,9 @@ def _steered_rows(
     return rows[acts], which[acts]
 
 
-def _keeping(kept: dict[str, Tensor], name: str, layer: int):
+def _keeping(kept: dict[str, Tensor], name: str, layer: int, device: torch.device):
     def hook(resid: Tensor, hook=None) -> None:
-        kept[name] = resid[:, -1]
+        kept[name] = resid[:, -1].to(device)
 
     return hook_name("resid_post", layer), hook
 

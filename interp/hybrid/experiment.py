@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from interp.config import HybridConfig, config_json
+from interp.engine import HERE, Engine
 from interp.hybrid.measurement import Measurement
 from interp.hybrid.measures import contrast, verdict
 from interp.hybrid.preparation import make_traces, prepare
@@ -19,7 +20,11 @@ SCHEMA = "whenlens.hybrid/1"
 
 
 def run_hybrid(
-    config: HybridConfig, out: Path, command: str = "", progress: Progress | None = None
+    config: HybridConfig,
+    out: Path,
+    command: str = "",
+    progress: Progress | None = None,
+    engine: Engine = HERE,
 ) -> dict:
     """Fit on one split, choose on another, measure on a third; writes `hybrid.json` and `report.html`.
 
@@ -28,7 +33,7 @@ def run_hybrid(
     """
     told = config_json(config)  # a task that does not exist is refused before models are loaded
     pair = load_pair(config.pair, config.thinking, template=config.template)
-    setup = Setup("hybrid", pair, config, out, progress or Progress())
+    setup = Setup("hybrid", pair, config, out, progress or Progress(), engine)
     traces = make_traces(setup)
     lab, taxonomy = prepare(setup, traces)
     choice = choose(setup, lab, traces, taxonomy)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from interp.hybrid.arms import (
 )
 from interp.hybrid.lab import Lab
 from interp.hybrid.measures import Scale, arm_record, by_problem
-from interp.hybrid.outcomes import Bench, Outcome
+from interp.hybrid.outcomes import Asked, Bench, Outcome
 from interp.hybrid.preparation import Traces
 from interp.hybrid.selection import Choice, best_of
 from interp.hybrid.shown import examples, firing
@@ -120,42 +122,53 @@ class Measurement:
             records[name] = arm_record(kind, of, runs, self.scale)
             accuracy[name] = by_problem([o for sets in runs for o in sets])
 
-        def run(name: str, arm: Planned) -> list[list[Outcome]]:
-            runs = []
-            for s in seeds:
-                runs.append([])
-                for k, make in enumerate(arm.makes):
-                    key = f"{name} {k}" if k else name
-                    runs[-1].append(
-                        bench.outcome(
-                            key, s, lambda s=s, make=make: make(self.lab.fits(s)), name == "hybrid"
-                        )
-                    )
-                    advance(1)
-            keep(name, arm.kind, arm.recipe, runs)
+        def asked(name: str, arm: Planned) -> list[Asked]:
+            return [
+                bench.arm(
+                    f"{name} {k}" if k else name,
+                    s,
+                    lambda s=s, make=make: make(self.lab.fits(s)),
+                    name == "hybrid",
+                )
+                for s in seeds
+                for k, make in enumerate(arm.makes)
+            ]
+
+        def run(arms: dict[str, Planned]) -> dict[str, list[list[Outcome]]]:
+            every = [one for name, arm in arms.items() for one in asked(name, arm)]
+            outcomes, runs = iter(bench.outcomes(every, advance)), {}
+            for name, arm in arms.items():
+                runs[name] = [list(islice(outcomes, len(arm.makes))) for _ in seeds]
+                keep(name, arm.kind, arm.recipe, runs[name])
             return runs
 
         n_arms = len(self.methods) + n_sets + 8
         total = len(seeds) * n_arms + 2 * len(MARGINS) + 3
         with self.setup.progress.bar("arms", total) as advance:
-            hybrid = run("hybrid", plan_method(self.recipe, self.settings))
-            for name, of in self.methods.items():
-                if name != "hybrid":
-                    run(name, plan_method(of, self.settings))
+            hybrid = run({"hybrid": plan_method(self.recipe, self.settings)})["hybrid"]
             steered, eligible = (
                 sum(o[field].sum() for sets in hybrid for o in sets)
                 for field in ("steered", "eligible")
             )
             rate = float(steered / eligible)
-            for name, arm in plan_controls(self.recipe, self.settings, rate, n_sets).items():
-                run(name, arm)
-            prompt = bench.kept("prompt", seed, lambda: prompted(bench, self.prompt, seed))
+            others = {n: of for n, of in self.methods.items() if n != "hybrid"}
+            run(
+                {name: plan_method(of, self.settings) for name, of in others.items()}
+                | plan_controls(self.recipe, self.settings, rate, n_sets)
+            )
+            writer = bench.writer
+            prompt, power = bench.outcomes(
+                [
+                    Asked("prompt", seed, lambda: partial(prompted, writer, self.prompt, seed)),
+                    Asked("power-sampling", seed, lambda: partial(power_sampled, writer, seed)),
+                ],
+                advance,
+            )
             keep("prompt", "baseline", None, [[prompt]])
-            power = bench.kept("power-sampling", seed, lambda: power_sampled(bench, seed))
             keep("power-sampling", "baseline", None, [[power]])
             free = method(self.methods["teacher-free"], self.lab.fits(seed), self.settings)
             extras = {"equal_cost": equal_cost(bench, free, power, seed, self.scale)}
-            advance(3)
+            advance(1)
             extras |= {"budget": self._budget(bench, advance)}
             return Measured(records, accuracy, extras | self._shown(bench, hybrid[0][0].rows or []))
 
@@ -166,23 +179,28 @@ class Measurement:
             "hybrid": lambda: method(self.recipe, fits, self.settings),
             "thinking-token": lambda: ceiling(self.recipe, fits, self.settings),
         }
-        curves: dict[str, list[dict]] = {}
-        for name, make in makers.items():
-            for margin in MARGINS:
-                # Margin 0 is the arm itself, which has run.
-                key = f"{name} margin {margin}" if margin else name
-                found = bench.outcome(
-                    key, seed, lambda make=make, margin=margin: only(make(), margin, fits)
-                )
-                curves.setdefault(name, []).append(
-                    {
-                        "margin": margin,
-                        "tokens_steered": float(found["steered"].sum() / found["n_tokens"].sum()),
-                        "gap_recovery": self.scale.recovery(found["correct"]),
-                    }
-                )
-                advance(1)
-        return curves
+        # Margin 0 is the arm itself, which has run.
+        asked = [
+            bench.arm(
+                f"{name} margin {margin}" if margin else name,
+                seed,
+                lambda make=make, margin=margin: only(make(), margin, fits),
+            )
+            for name, make in makers.items()
+            for margin in MARGINS
+        ]
+        outcomes = iter(bench.outcomes(asked, advance))
+        return {
+            name: [
+                {
+                    "margin": margin,
+                    "tokens_steered": float(found["steered"].sum() / found["n_tokens"].sum()),
+                    "gap_recovery": self.scale.recovery(found["correct"]),
+                }
+                for margin, found in zip(MARGINS, outcomes, strict=False)
+            ]
+            for name in makers
+        }
 
     def _labels(self) -> list[str | None]:
         """The behavior that each of the chosen controller's categories mostly stands for."""
@@ -193,7 +211,7 @@ class Measurement:
 
     def _shown(self, bench: Bench, rows: list) -> dict:
         problems, pair = bench.problems, self.setup.pair
-        traces = bench.traces(problems, rows)
+        traces = bench.writer.traces(problems, rows)
         segments = segment_all(pair.base, traces, self.setup.config.annotator)
         base, thinking = (self.traces[m, "report"][: len(problems)] for m in ("base", "thinking"))
         shown = examples(pair.base, problems, base, traces, rows, thinking, self._labels())

@@ -1,24 +1,22 @@
 """What arms did on problems: generated shard by shard, kept as JSON, read back as arrays."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
-from interp.hybrid.decode import Arm, Decoded, decode_hybrid
-from interp.pairs import Pair
+from interp.engine import Engine
+from interp.hybrid.decode import Arm, Decoded
+from interp.hybrid.writing import Writer
 from interp.runs import content_key, read_json, write_json
 from interp.setup import Setup
-from interp.tasks import load_task
-from interp.traces import graded, prompt_tokens, row_uniforms
 from interp.types import Problem, Trace
 
 SHARD = 512
-STREAMS = ("token", "controller", "judge")
 FIELDS = (
     "correct", "stopped", "n_prompt", "n_tokens", "steered", "changed", "eligible", "edited", "passes",
 )  # fmt: skip
@@ -61,105 +59,89 @@ def numbers_of(traces: Sequence[Trace], rows: Sequence[Decoded]) -> dict[str, li
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """An outcome that is wanted: its name and seed, and `make`, which says how traces are written.
+
+    Nothing is made where the outcome is there already. With `keep_rows`, decoded rows are kept.
+    """
+
+    name: str
+    seed: int
+    make: Callable[[], Write]
+    keep_rows: bool = False
+
+
 class Bench:
     """Runs arms on one split's problems. `folder` keeps every finished shard of every arm."""
 
     def __init__(
-        self,
-        pair: Pair,
-        problems: Sequence[Problem],
-        folder: Path,
-        sampled: bool,
-        max_new_tokens: int,
-        task: str = "countdown",
+        self, writer: Writer, problems: Sequence[Problem], folder: Path, engine: Engine
     ) -> None:
-        self.pair, self.problems, self.folder = pair, list(problems), folder
-        self.sampled, self.max_new_tokens = sampled, max_new_tokens
-        self.grade = load_task(task).grade
+        self.writer, self.problems = writer, list(problems)
+        self.folder, self.engine = folder, engine
+        self._begins = range(0, len(self.problems), SHARD)
 
     @classmethod
     def of(cls, setup: Setup, split: str, folder: Path, limit: int | None = None) -> "Bench":
         """For one split of a run, or its first problems."""
-        problems = setup.splits[split][:limit]
-        config = setup.config
-        return cls(setup.pair, problems, folder, config.sampled, setup.max_new_tokens, config.task)
+        return cls(Writer.of(setup), setup.splits[split][:limit], folder, setup.engine)
 
-    def draws(
-        self, problem: Problem, seed: int, sample: int = 0
-    ) -> Float[np.ndarray, "step stream"]:
-        """A row's own uniform draws."""
-        keys = [f"{sample}/{stream}" for stream in STREAMS]
-        return np.stack([row_uniforms(seed, problem.id, k, self.max_new_tokens) for k in keys], 1)
+    def arm(self, name: str, seed: int, make: Callable[[], Arm], keep_rows: bool = False) -> Asked:
+        """An arm's outcome with one seed."""
+        return Asked(name, seed, lambda: partial(self.writer.decode, make(), seed), keep_rows)
 
-    def decode(
-        self,
-        arm: Arm,
-        problems: Sequence[Problem],
-        seed: int,
-        sample: int = 0,
-        sampled: bool = False,
-    ) -> tuple[list[Trace], list[Decoded]]:
-        """Graded traces of the arm and what was steered in them."""
-        prompts = [prompt_tokens(self.pair.base, p.prompt) for p in problems]
-        draws = torch.from_numpy(np.stack([self.draws(p, seed, sample) for p in problems]))
-        rows = decode_hybrid(
-            self.pair.base, self.pair.thinking, prompts, arm, draws,
-            self.sampled or sampled, self.max_new_tokens,
-        )  # fmt: skip
-        return self.traces(problems, rows, sample, sampled), rows
+    def outcomes(
+        self, asked: Sequence[Asked], advance: Callable[[int], None] = lambda n: None
+    ) -> list[Outcome]:
+        """All that is asked, in order; shards that are there already are not written again.
 
-    def traces(
-        self,
-        problems: Sequence[Problem],
-        rows: Sequence[Decoded],
-        sample: int = 0,
-        sampled: bool = False,
-    ) -> list[Trace]:
-        """Graded traces of decoded rows."""
-        base = self.pair.base
-        return [
-            graded(
-                base,
-                problem,
-                prompt_tokens(base, problem.prompt),
-                row.tokens,
-                self.grade,
-                self.sampled or sampled,
-                sample,
-            )
-            for problem, row in zip(problems, rows, strict=True)
+        Arms are made here, one after the other, while those before are being written.
+        """
+        missing = [
+            (one, begin)
+            for one in asked
+            for begin in self._begins
+            if not self._path(one, begin).exists()
         ]
+        written, found = self.engine.map_shards(_written, self._shards(missing)), []
+        wanted = set(missing)
+        for one in asked:
+            for begin in self._begins:
+                if (one, begin) in wanted:
+                    write_json(self._path(one, begin), {"arm": one.name, **next(written)})
+            found.append(self._read(one))
+            advance(1)
+        return found
 
-    def outcome(
-        self, name: str, seed: int, make: Callable[[], Arm], keep_rows: bool = False
-    ) -> Outcome:
-        """The arm's outcome with one seed."""
+    def _path(self, one: Asked, begin: int) -> Path:
+        return self.folder / f"{content_key(one.name)}-{one.seed}-{begin // SHARD}.json"
 
-        def writer() -> Write:
-            arm = make()
-            return lambda problems: self.decode(arm, problems, seed)
+    def _shards(
+        self, missing: Sequence[tuple[Asked, int]]
+    ) -> Iterator[tuple[Write, list[Problem], bool]]:
+        made: dict[Asked, Write] = {}
+        for one, begin in missing:
+            if one not in made:
+                made = {one: one.make()}
+            yield made[one], self.problems[begin : begin + SHARD], one.keep_rows
 
-        return self.kept(name, seed, writer, keep_rows)
-
-    def kept(
-        self, name: str, seed: int, make: Callable[[], Write], keep_rows: bool = False
-    ) -> Outcome:
-        """What was written under this name; shards that are there already are not written again."""
-        write, parts = None, []
-        for number, begin in enumerate(range(0, len(self.problems), SHARD)):
-            path = self.folder / f"{content_key(name)}-{seed}-{number}.json"
-            if not path.exists():
-                write = write or make()
-                start = time.perf_counter()
-                traces, rows = write(self.problems[begin : begin + SHARD])
-                seconds = time.perf_counter() - start
-                part = {"arm": name, "seconds": seconds, **numbers_of(traces, rows)}
-                if keep_rows:
-                    part["rows"] = [[r.tokens, r.steered, r.changed] for r in rows]
-                write_json(path, part)
-            parts.append(read_json(path))
+    def _read(self, one: Asked) -> Outcome:
+        parts = [read_json(self._path(one, begin)) for begin in self._begins]
+        rows = [Decoded(*row) for part in parts for row in part.get("rows", [])]
         return Outcome(
             {field: np.array([v for part in parts for v in part[field]]) for field in FIELDS},
             sum(part["seconds"] for part in parts),
-            [Decoded(*row) for part in parts for row in part["rows"]] if keep_rows else None,
+            rows if one.keep_rows else None,
         )
+
+
+def _written(shard: tuple[Write, list[Problem], bool]) -> dict:
+    """What a shard's file holds, but for its name."""
+    write, problems, keep_rows = shard
+    start = time.perf_counter()
+    traces, rows = write(problems)
+    found = {"seconds": time.perf_counter() - start, **numbers_of(traces, rows)}
+    if keep_rows:
+        found["rows"] = [[r.tokens, r.steered, r.changed] for r in rows]
+    return found

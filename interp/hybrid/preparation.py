@@ -38,7 +38,7 @@ def make_traces(setup: Setup) -> Traces:
     ]
 
     def work(folder: Path) -> None:
-        generate_all(folder, jobs, setup.progress, setup.max_new_tokens)
+        generate_all(folder, jobs, setup.progress, setup.max_new_tokens, setup.engine)
 
     folder = setup.stage("traces", work)
     found: Traces = {}
@@ -59,8 +59,15 @@ def prepare(setup: Setup, traces: Traces) -> tuple[Lab, dict]:
     def stores(folder: Path, advance=lambda n: None) -> tuple[ActivationStore, ActivationStore]:
         base, thinking = (
             collect(
-                model, fit, segments, folder / read, layers=layers, reads=[read], advance=advance
-            )
+                model,
+                fit,
+                segments,
+                folder / read,
+                layers=layers,
+                reads=[read],
+                advance=advance,
+                engine=setup.engine,
+            )  # fmt: skip
             for model, read in ((pair.base, "before"), (pair.thinking, "mean"))
         )
         return base, thinking

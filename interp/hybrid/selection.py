@@ -18,7 +18,7 @@ from interp.hybrid.arms import (
 )
 from interp.hybrid.lab import Lab, candidate_layers
 from interp.hybrid.measures import Scale, by_problem
-from interp.hybrid.outcomes import Bench, Outcome
+from interp.hybrid.outcomes import Asked, Bench
 from interp.hybrid.points import disagreements
 from interp.hybrid.preparation import Traces
 from interp.hybrid.vectors import METHODS
@@ -86,14 +86,14 @@ class Selection:
         self.scale = Scale(base, thinking, ids, seed)
         self.first_scale = Scale(base[:n], thinking[:n], ids[:n], seed)
 
-    def _run(self, bench: Bench, recipe: Recipe, settings: Settings, seed: int) -> Outcome:
+    def _asked(self, bench: Bench, recipe: Recipe, settings: Settings, seed: int) -> Asked:
         name = f"{recipe} {settings} of {len(bench.problems)}"
-        return bench.outcome(name, seed, lambda: method(recipe, self.lab.fits(seed), settings))
+        return bench.arm(name, seed, lambda: method(recipe, self.lab.fits(seed), settings))
 
     def _random(
         self, bench: Bench, recipe: Recipe, settings: Settings, seed: int, number: int
-    ) -> Outcome:
-        return bench.outcome(
+    ) -> Asked:
+        return bench.arm(
             f"{recipe} {settings} of {len(bench.problems)} random {number}",
             seed,
             lambda: random_vectors(recipe, self.lab.fits(seed), settings, "select", number),
@@ -102,21 +102,20 @@ class Selection:
     def _best(
         self, recipe: Recipe, options: Sequence[Settings], advance: Callable[[int], None]
     ) -> Settings:
-        seed, scores = self.setup.config.seed, []
+        seed, asked = self.setup.config.seed, []
         for settings in options:
-            null = [
-                self._random(self.first, recipe, settings, seed, k)["correct"].mean()
-                for k in range(N_NULLS)
-            ]
-            found = self._run(self.first, recipe, settings, seed)["correct"].mean()
-            scores.append(found - max(np.mean(null), self.first_scale.base.mean()))
-            advance(1)
+            asked.append(self._asked(self.first, recipe, settings, seed))
+            asked += [self._random(self.first, recipe, settings, seed, k) for k in range(N_NULLS)]
+        means = np.array([o["correct"].mean() for o in self.first.outcomes(asked, advance)])
+        found, null = means.reshape(-1, 1 + N_NULLS)[:, 0], means.reshape(-1, 1 + N_NULLS)[:, 1:]
+        scores = found - np.maximum(null.mean(1), self.first_scale.base.mean())
         return options[int(np.argmax(scores))]
 
     def settings(self) -> Settings:
         """The layers and the dose."""
         layers = candidate_layers(self.lab.pair.base.n_layers)
-        with self.progress.bar("layers", len(layers) * (1 + len(DOSES))) as advance:
+        n_options = len(layers) * (1 + len(DOSES))
+        with self.progress.bar("layers", n_options * (1 + N_NULLS)) as advance:
             start = Settings(0, 0, 0.0, *gate(self.lab))
             found = self._best(
                 Recipe("probe", METHODS[0], "fixed"),
@@ -131,22 +130,22 @@ class Selection:
 
     def factorial(self, settings: Settings) -> list[dict]:
         """Every combination on the first problems, with the first seed."""
-        rows = []
+        seed, rows = self.setup.config.seed, []
+        asked = [self._asked(self.first, recipe, settings, seed) for recipe in ALL]
         with self.progress.bar("factorial", len(ALL)) as advance:
-            for recipe in ALL:
-                found = self._run(self.first, recipe, settings, self.setup.config.seed)
-                rows.append(
-                    asdict(recipe)
-                    | {
-                        "accuracy": float(found["correct"].mean()),
-                        "gap_recovery": self.first_scale.share(found["correct"]),
-                        "tokens_steered": float(found["steered"].sum() / found["n_tokens"].sum()),
-                        "final_accuracy": None,
-                        "final_random_gain": None,
-                        "final_gap_recovery": None,
-                    }
-                )
-                advance(1)
+            outcomes = self.first.outcomes(asked, advance)
+        for recipe, found in zip(ALL, outcomes, strict=True):
+            rows.append(
+                asdict(recipe)
+                | {
+                    "accuracy": float(found["correct"].mean()),
+                    "gap_recovery": self.first_scale.share(found["correct"]),
+                    "tokens_steered": float(found["steered"].sum() / found["n_tokens"].sum()),
+                    "final_accuracy": None,
+                    "final_random_gain": None,
+                    "final_gap_recovery": None,
+                }
+            )
         return rows
 
     def final(self, settings: Settings, rows: list[dict]) -> Recipe:
@@ -163,23 +162,29 @@ class Selection:
         seeds, scores, errors = self.setup.config.seeds, [], []
         of_kind = [matching(rows, vectors=METHODS[1:], coefficients=[k]) for k in COEFFICIENTS]
         finalists = [most_accurate(some) for some in of_kind if some]
-        with self.progress.bar("finalists", len(finalists) * len(seeds)) as advance:
-            for row in finalists:
-                runs, null, recipe = [], [], recipe_of(row)
-                for seed in seeds:
-                    runs.append(self._run(self.all, recipe, settings, seed))
-                    null += [
-                        self._random(self.first, recipe, settings, seed, k)
-                        for k in range(N_FINAL_NULLS)
-                    ]
-                    advance(1)
-                accuracy = by_problem(runs)
-                lent = by_problem(null).mean() - self.first_scale.base.mean()
-                row["final_accuracy"] = float(accuracy.mean())
-                row["final_random_gain"] = float(lent)
-                row["final_gap_recovery"] = self.scale.share(accuracy)
-                scores.append(accuracy.mean() - max(lent, 0.0))
-                errors.append(accuracy.std(ddof=1) / len(accuracy) ** 0.5)
+        cases = [(recipe_of(row), seed) for row in finalists for seed in seeds]
+        n_nulls = N_FINAL_NULLS * len(seeds)
+        with self.progress.bar("finalists", len(cases) * (1 + N_FINAL_NULLS)) as advance:
+            runs = self.all.outcomes(
+                [self._asked(self.all, recipe, settings, seed) for recipe, seed in cases], advance
+            )
+            null = self.first.outcomes(
+                [
+                    self._random(self.first, recipe, settings, seed, k)
+                    for recipe, seed in cases
+                    for k in range(N_FINAL_NULLS)
+                ],
+                advance,
+            )
+        for i, row in enumerate(finalists):
+            accuracy = by_problem(runs[i * len(seeds) : (i + 1) * len(seeds)])
+            nulls = by_problem(null[i * n_nulls : (i + 1) * n_nulls])
+            lent = nulls.mean() - self.first_scale.base.mean()
+            row["final_accuracy"] = float(accuracy.mean())
+            row["final_random_gain"] = float(lent)
+            row["final_gap_recovery"] = self.scale.share(accuracy)
+            scores.append(accuracy.mean() - max(lent, 0.0))
+            errors.append(accuracy.std(ddof=1) / len(accuracy) ** 0.5)
         return recipe_of(finalists[simplest_near_best(scores, errors)])
 
 

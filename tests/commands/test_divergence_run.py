@@ -31,7 +31,7 @@ interp.config.DivergenceConfig = Small
 from interp.cli import main
 main()
 """
-ARGUMENTS = "diverge --n-report 60 --n-random 20 --n-atlas 4 --out"
+ARGUMENTS = "diverge --n-report 60 --n-random 20 --n-atlas 4 --workers 1 --out"
 
 
 def start(out: Path, *more: str) -> subprocess.Popen:
@@ -97,9 +97,11 @@ def test_on_the_distilled_pair_the_same_table_is_another(rl_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(rl_folder, tmp_path):
+def test_a_killed_run_in_a_pool_goes_on_and_ends_with_the_numbers_of_one_process(
+    rl_folder, tmp_path
+):
     out = tmp_path / "killed"
-    process = start(out)
+    process = start(out, "--workers", "2")
     deadline = time.monotonic() + 120
     while not list(out.glob("stages/explained-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -107,7 +109,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(rl_folder, tmp_path
     process.send_signal(signal.SIGKILL)
     process.wait()
     begin = {p.name: p.stat().st_mtime for p in out.glob("stages/tokens-*")}
-    finish(start(out))
+    finish(start(out, "--workers", "2"))
     assert untimed(results(out)) == untimed(results(rl_folder))
     assert begin == {p.name: p.stat().st_mtime for p in out.glob("stages/tokens-*")}
 

@@ -35,7 +35,7 @@ interp.hybrid.selection.ALL = [
 from interp.cli import main
 main()
 """
-ARGUMENTS = "hybrid --n-report 60 --seeds 1 --n-random 3 --out"
+ARGUMENTS = "hybrid --n-report 60 --seeds 1 --n-random 3 --workers 1 --out"
 
 
 def start(out: Path, *more: str) -> subprocess.Popen:
@@ -103,10 +103,12 @@ def test_every_promised_arm_and_number_is_there(undisturbed):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(undisturbed, tmp_path):
+def test_a_killed_run_in_a_pool_goes_on_and_ends_with_the_numbers_of_one_process(
+    undisturbed, tmp_path
+):
     out = tmp_path / "killed"
     for stage in ("taxonomy-", "select-", "arms-"):
-        process = start(out)
+        process = start(out, "--workers", "2")
         deadline = time.monotonic() + 200
         while process.poll() is None and time.monotonic() < deadline:
             here = list(out.glob(f"stages/{stage}*/*"))
@@ -116,7 +118,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(undisturbed, tmp_pa
         assert process.poll() is None, "the run ended before it was killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
-    finish(start(out))
+    finish(start(out, "--workers", "2"))
     assert untimed(json.loads((out / "hybrid.json").read_text())) == untimed(undisturbed)
 
 

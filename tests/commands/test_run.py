@@ -34,14 +34,13 @@ interp.config.Config = Small
 from interp.cli import main
 main()
 """
-ARGUMENTS = (
-    "run --n-report 40 --n-random 20 --behavior subgoal-setting --behavior verification --out"
-)
+ARGUMENTS = "run --n-report 40 --n-random 20 --behavior subgoal-setting --behavior verification --workers 1 --out"
+POOL = ("--workers", "2")
 
 
-def start(out: Path, **options) -> subprocess.Popen:
-    """The command itself, on a small job."""
-    return small.start(CODE, ARGUMENTS, out, **options)
+def start(out: Path, *more: str, **options) -> subprocess.Popen:
+    """The command itself, on a small job, in one process unless more is said."""
+    return small.start(CODE, ARGUMENTS, out, *more, **options)
 
 
 def numbers(out: Path) -> dict:
@@ -58,14 +57,14 @@ def undisturbed(tmp_path_factory) -> dict:
 
 
 @pytest.mark.slow
-def test_two_runs_with_one_seed_and_a_run_killed_in_every_stage_give_the_same_numbers(
+def test_a_run_in_a_pool_that_is_killed_in_every_stage_gives_the_numbers_of_one_process(
     undisturbed, tmp_path
 ):
     out = tmp_path / "killed"
     dice = random.Random(0)
     killed_in = set()
     for stage in ("traces-", "activations-fit-", "causal-"):
-        process = start(out)
+        process = start(out, *POOL)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             if any(p.name.startswith(stage) for p in (out / "stages").glob("*")):
@@ -76,7 +75,7 @@ def test_two_runs_with_one_seed_and_a_run_killed_in_every_stage_give_the_same_nu
             time.sleep(0.01)
         process.communicate()
     assert len(killed_in) == 3
-    finish(start(out))
+    finish(start(out, *POOL))
     assert numbers(out) == undisturbed
 
 
@@ -100,7 +99,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(undisturbed, tmp_path):
     out = tmp_path / "stopped"
-    process = start(out)
+    process = start(out, *POOL)
     while process.poll() is None and not list(out.glob("stages/traces-*/*.jsonl")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

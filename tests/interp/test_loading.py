@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import pickle
 import shutil
 import socket
 from pathlib import Path
@@ -16,6 +17,8 @@ from interp.errors import UserError
 from interp.interventions import forward
 from interp.loading import open_checkpoint
 from interp.models import load_model
+from interp.traces import generate
+from tests.interp.conftest import PROBLEMS
 
 SEQUENCES = [[1, 40, 41, 42], [1, 50], [1, *range(30, 70)]]
 
@@ -146,3 +149,29 @@ def test_a_gguf_file_gives_the_logits_of_its_dequantized_weights():
             expected = plain(torch.tensor([tokens])).logits[0]
         torch.testing.assert_close(row[-len(tokens) :], expected, atol=1e-4, rtol=1e-4)
     assert model.tokenizer.decode(found[0, -1].argmax()).strip() == "Paris"
+
+
+def test_a_model_whose_layers_lie_apart_gives_the_same_numbers(tiny, tiny_folder):
+    """On disk instead of on another GPU: Accelerate moves what goes in and out of a layer alike."""
+    names = ["model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"]
+    names += [f"model.layers.{n}" for n in range(3)]
+    model = load_model(tiny_folder, device_map=dict.fromkeys(names, "cpu") | {names[-2]: "disk"})
+    assert {p.device.type for p in model.bridge.original_model.parameters()} == {"cpu", "meta"}
+    again = pickle.loads(pickle.dumps(model))
+    for apart in (model, again):
+        assert torch.equal(forward(apart, SEQUENCES), forward(tiny, SEQUENCES))
+        found, expected = (generate(m, PROBLEMS, max_new_tokens=20) for m in (apart, tiny))
+        assert [t.tokens for t in found] == [t.tokens for t in expected]
+
+
+@pytest.mark.parametrize("where", ["cpu", "auto", {"": "cpu"}])
+def test_a_device_map_of_one_device_is_that_device(tiny, tiny_folder, where):
+    model = load_model(tiny_folder, device_map=where)
+    assert torch.equal(forward(model, SEQUENCES), forward(tiny, SEQUENCES))
+
+
+def test_device_maps_that_cannot_be_are_one_sentence(tiny_folder):
+    with pytest.raises(UserError, match="leave one of the two out"):
+        load_model(tiny_folder, device="cpu", device_map="auto")
+    with pytest.raises(UserError, match="under the device map 'sideways'"):
+        load_model(tiny_folder, device_map="sideways")

@@ -285,6 +285,26 @@ def test_shards_of_another_content_are_made_anew_and_what_was_longer_is_removed(
         write(tmp_path, 1)
 
 
+@pytest.mark.parametrize("gone", [None, 0, 2])
+@pytest.mark.parametrize("other", [None, 1, 3])
+def test_what_is_missing_is_foretold(tmp_path, gone, other):
+    write(tmp_path)
+    if gone is not None:
+        (tmp_path / f"shard-000{gone}.safetensors").unlink()
+    keys = [f"text {n}" if n != other else "other text" for n in range(6)]
+    writer, works = ShardWriter(tmp_path, "a model", WIDTHS, "float32"), []
+    writer.append(keys[0], 1, lambda: matrices(0))
+    foretold = writer.missing(keys[1:])
+    for number, key in enumerate(keys[1:]):
+
+        def work(number=number):
+            works.append(number)
+            return matrices(number)
+
+        writer.append(key, 1, work)
+    assert works == foretold and foretold[-2:] == [3, 4]
+
+
 def test_what_a_format_cannot_hold_is_refused(tmp_path):
     with pytest.raises(UserError, match="Unknown dtype 'float8'.*bfloat16"):
         ShardWriter(tmp_path, "a model", WIDTHS, "float8")

@@ -1,0 +1,79 @@
+"""Work for the engine's tests: functions that a worker can import, and fast."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from interp.errors import UserError
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+def late_square(n: int) -> int:
+    """The first shards take longest."""
+    time.sleep(0.3 / (1 + n))
+    return n * n
+
+
+def sums(seed: int) -> torch.Tensor:
+    """Sums whose last bits would tell another number of threads."""
+    numbers = torch.randn(1 << 20, generator=torch.Generator().manual_seed(seed))
+    return torch.stack([numbers.sum(), numbers.view(1024, -1).matmul(numbers.view(-1, 1024)).sum()])
+
+
+def circumstances(_: int) -> tuple[int, int]:
+    return os.getpid(), torch.get_num_threads()
+
+
+def dies_once(folder: Path, n: int) -> torch.Tensor:
+    """Two shards take their workers along when they are begun for the first time."""
+    mark = folder / str(n)
+    if n in (1, 4) and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sums(n)
+
+
+def dies(n: int) -> int:
+    if n == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return n
+
+
+class Odd(Exception):
+    """An error that pickle cannot bring back."""
+
+    def __init__(self, *, why: str) -> None:
+        super().__init__(why)
+
+
+def fails(n: int) -> int:
+    if n == 2:
+        raise UserError("Two was given, expected another number: count on.")
+    if n == 3:
+        raise KeyError("three")
+    if n == 4:
+        raise Odd(why="four")
+    return n
+
+
+def stays(folder: Path, n: int) -> int:
+    """Leaves its process id, and stays in all shards but the first."""
+    (folder / f"{n}").write_text(str(os.getpid()))
+    time.sleep(600 * n)
+    return n
+
+
+def written(model, problems) -> list[tuple[int, ...]]:
+    from interp.traces import generate
+
+    return [trace.tokens for trace in generate(model, problems, seed=3)]
+
+
+def whose(model, _: int) -> tuple[int, int, str]:
+    return os.getpid(), id(model), model.fingerprint
