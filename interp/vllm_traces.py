@@ -23,10 +23,10 @@ def sample_with_vllm(
     """What `generate` does, by vLLM: one graded trace per problem and sample, in order.
 
     vLLM loads the model's checkpoint once more, into `share_of_gpu` of a GPU's memory, and reads and writes
-    token ids, so that nothing is tokenized twice. At temperature 1 a row's seed depends on `seed`, its
-    problem and its sample number alone; the draws are vLLM's own, not those of `generate`. Interventions
-    that are active on `model` have no part in this. Raises `UserError` where vLLM is not installed, or
-    does not load the checkpoint.
+    token ids, so that nothing is tokenized twice. Sampling is at the model's `temperature`; a row's seed
+    depends on `seed`, its problem and its sample number alone; the draws are vLLM's own, not those of
+    `generate`. Interventions that are active on `model` have no part in this. Raises `UserError` where vLLM is
+    not installed, or does not load the checkpoint.
     """
     if model.source is None:
         raise UserError(
@@ -57,7 +57,7 @@ def sample_with_vllm(
         [{"prompt_token_ids": prompt} for prompt in prompts],
         [
             SamplingParams(
-                temperature=1.0 if sampled else 0.0,
+                temperature=model.temperature if sampled else 0.0,
                 seed=int(row_uniforms(seed, problem.id, k, 1)[0] * 2**31),
                 max_tokens=max_new_tokens,
                 detokenize=False,

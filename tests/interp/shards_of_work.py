@@ -77,3 +77,12 @@ def written(model, problems) -> list[tuple[int, ...]]:
 
 def whose(model, _: int) -> tuple[int, int, str]:
     return os.getpid(), id(model), model.fingerprint
+
+
+def how(pair, _: int) -> tuple:
+    """What a worker's models have beside their weights."""
+    base = pair.base
+    fast = base.hf is base.plain.twin is not base.bridge.original_model
+    with base.bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_mid", lambda resid, hook: resid)]):
+        slow = base.hf is base.bridge.original_model
+    return base.template, base.temperature, base.hf.dtype, pair.alone, fast, slow

@@ -15,9 +15,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from interp.activations import collect
+from interp.cli import main
+from interp.config import Config
+from interp.divergence.reading import resid_before
+from interp.divergence.tokens import score
 from interp.engine import HERE, open_engine
 from interp.errors import UserError
 from interp.models import load_model
+from interp.pairs import Pair
+from interp.pipeline import run_main_job
+from interp.progress import Progress
+from interp.tasks import load_task
+from interp.traces import Job, generate_all, read_traces
+from interp.types import Segment
+from interp.vocabulary import shared_vocabulary
 from tests.commands.small import finish, start
 from tests.interp import shards_of_work as work
 from tests.interp.conftest import PROBLEMS
@@ -26,6 +38,7 @@ from tests.interp.conftest import PROBLEMS
 @pytest.fixture(scope="module")
 def address():
     """A Ray cluster of this test's own: a head without a CPU, and two workers with one each."""
+    pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     small = {"object_store_memory": 80 << 20, "include_dashboard": False}
@@ -71,10 +84,47 @@ def test_engines_that_are_not_there_are_one_sentence(monkeypatch):
     # Before any test connects this process to a cluster.
     assert "did you mean local" in refused("locale")
     assert "leave it out" in refused("local", 2, "localhost:6379")
-    assert "does not answer" in refused("ray", None, "127.0.0.1:1")
-    assert "HOST:PORT" in refused("ray", None, "here")
+    for name, workers in (("local", 0), ("local", -2), ("ray", 0)):
+        assert f"{workers} workers were given, expected at least 1" in refused(name, workers)
     monkeypatch.setitem(sys.modules, "ray", None)
     assert "pip install 'whenlens[ray]'" in refused("ray")
+
+
+@pytest.mark.parametrize("command", ["run", "hybrid", "diverge"])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ("--engine locale", "Unknown engine 'locale': did you mean local?"),
+        ("--workers 0", "0 workers were given, expected at least 1: raise --workers."),
+        ("--address 127.0.0.1:1", "was given for local processes: use it with --engine ray"),
+        ("--engine ray --address 127.0.0.1:1", "Ray at '127.0.0.1:1' does not answer"),
+        ("--engine ray --address here", "as HOST:PORT."),
+        ("--engine ray --address auto", "Ray at 'auto' does not answer"),
+    ],
+)
+def test_commands_refuse_engines_in_one_sentence(
+    monkeypatch, capsys, tmp_path, command, options, words
+):
+    if "ray" in options:
+        pytest.importorskip("ray")
+    out = tmp_path / "run"
+    monkeypatch.setattr(sys, "argv", ["whenlens", command, "--out", str(out), *options.split()])
+    with pytest.raises(SystemExit) as left:
+        main()
+    printed, errors = capsys.readouterr()
+    assert left.value.code == 2 and not printed and not out.exists()
+    assert errors.startswith("Error: ") and words in errors and errors.count("\n") == 1
+
+
+def test_without_workers_a_run_stays_in_its_process_as_it_is():
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        with open_engine() as engine:
+            [found] = engine.map_shards(work.circumstances, [0])
+    finally:
+        torch.set_num_threads(before)
+    assert found == (os.getpid(), before + 1)
 
 
 def test_results_come_in_the_order_of_their_shards(engine):
@@ -147,6 +197,9 @@ def test_what_cannot_travel_is_refused(engine, tiny):
     by_hand = replace(tiny, source=None)
     with pytest.raises(UserError, match="does not say where its weights come from"):
         list(engine.map_shards(partial(work.whose, by_hand), range(3)))
+    with tiny.bridge.hooks(fwd_hooks=[("blocks.1.hook_resid_post", lambda resid, hook: 2 * resid)]):
+        with pytest.raises(UserError, match="while it is hooked or edited"):
+            list(engine.map_shards(partial(work.whose, tiny), range(3)))
 
 
 def test_shards_are_drawn_as_room_appears(engine):
@@ -181,6 +234,45 @@ def test_a_model_travels_by_name_and_is_loaded_once_a_worker(engine, tiny):
     assert len(set(found)) == len({process for process, *_ in found})
 
 
+def test_a_pair_travels_with_the_way_it_is_asked_and_has_its_fused_twin_there(engine, tiny_folder):
+    models = [
+        load_model(tiny_folder, name, "cpu", dtype=torch.bfloat16) for name in ("base", "thinking")
+    ]
+    for model in models:
+        model.template, model.temperature = "Say {problem} now:", 0.25
+    for one, other in ((models[0], models[0]), models):
+        pair = Pair("pair", one, other)
+        asked = ("Say {problem} now:", 0.25, torch.bfloat16, one is other, True, True)
+        assert set(engine.map_shards(partial(work.how, pair), range(4))) == {asked}
+
+
+def test_stages_give_the_same_numbers_everywhere(engine, tiny_folder, tmp_path):
+    """With a model that is asked in another way, on another task, in the formats that files have."""
+    model = load_model(tiny_folder, "tiny", device="cpu")
+    model.template, model.temperature = "Say {problem} now:", 0.25
+    task = load_task("questions")
+    jobs = [
+        Job(f"{n}.jsonl", model, task.problems()[n : n + 3], task.grade, n < 4, 7)
+        for n in (0, 3, 6)
+    ]
+    found = {}
+    for name, one in (("here", HERE), ("there", engine)):
+        folder = tmp_path / name
+        folder.mkdir()
+        generate_all(folder, jobs, Progress(), 30, one)
+        traces = [trace for job in jobs for trace in read_traces(folder / job.file)]
+        spans = [[Segment(t.n_prompt, len(t.tokens), "")] for t in traces]
+        store = collect(model, traces, spans, batch_size=2, reads=["mean"], engine=one)
+        resid = resid_before(model, traces, [(i, 1) for i in range(len(traces))], one)
+        scored = score(
+            Pair("alone", model, model), shared_vocabulary(model, model), traces, engine=one
+        )
+        found[name] = traces, store.values, resid, [vars(row) for row in scored]
+    here, there = found["here"], found["there"]
+    assert here[0] == there[0]
+    torch.testing.assert_close(list(here[1:]), list(there[1:]), rtol=0, atol=0)
+
+
 def test_a_model_writes_the_same_tokens_everywhere(engine, tiny):
     shards = [PROBLEMS[:5], PROBLEMS[5:8], PROBLEMS[8:]]
     fn = partial(work.written, tiny)
@@ -196,29 +288,25 @@ def test_other_weights_under_the_same_name_are_refused(pool, save_random, tmp_pa
         list(pool.map_shards(partial(work.whose, model), range(2)))
 
 
-CODE = """
-from dataclasses import dataclass
-import interp.config
-
-@dataclass(frozen=True)
-class Small(interp.config.Config):
-    n_fit: int = 60
-    n_select: int = 30
-    n_shuffled: int = 2
-    n_points: int = 24
-    n_null_problems: int = 4
-
-interp.config.Config = Small
+SMALL = {
+    "n_fit": 40, "n_select": 20, "n_report": 16, "n_random": 20, "n_shuffled": 1, "n_points": 12,
+    "n_null_problems": 2, "max_new_tokens": 60, "null_new_tokens": 20, "behaviors": ("subgoal-setting",),
+}  # fmt: skip
+CODE = f"""
+import interp.presets
+interp.presets.config_for = lambda pair, seed, **given: interp.presets.Config(pair, **{SMALL!r})
 from interp.cli import main
 main()
 """
-ARGUMENTS = "run --n-report 20 --n-random 20 --behavior subgoal-setting --workers {} --out"
 
 
 def workers_of_ray() -> list[int]:
-    """Process ids of those that are at work on a shard."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if " ray::_task" in line]
+    """Process ids of those of this test's cluster that are at work on a shard."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()[1:]]
+    parent = {int(pid): int(above) for pid, above, _ in rows}
+    at_work = [int(pid) for pid, _, args in rows if args.startswith("ray::_task")]
+    return [pid for pid in at_work if parent.get(parent[pid]) == os.getpid()]
 
 
 def made(out: Path) -> dict:
@@ -240,10 +328,7 @@ def test_a_process_keeps_the_cluster_that_it_is_connected_to(ray):
 def test_a_run_on_a_cluster_with_a_worker_killed_at_work_gives_the_numbers_of_one_process(
     address, tmp_path
 ):
-    finish(start(CODE, ARGUMENTS.format(1), tmp_path / "here"))
-    run = start(
-        CODE, ARGUMENTS.format(2), tmp_path / "ray", "--engine", "ray", "--address", address
-    )
+    run = start(CODE, f"run --engine ray --address {address} --out", tmp_path / "ray")
     killed: list[int] = []
     while run.poll() is None and not killed:
         time.sleep(0.05)
@@ -251,6 +336,8 @@ def test_a_run_on_a_cluster_with_a_worker_killed_at_work_gives_the_numbers_of_on
             killed := workers_of_ray()[:1]
         ):
             os.kill(killed[0], signal.SIGKILL)
+    with open_engine("local", 1) as engine:
+        run_main_job(Config("countdown-rl", **SMALL), tmp_path / "here", engine=engine)
     finish(run)
     assert killed
     assert made(tmp_path / "ray") == made(tmp_path / "here")

@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from interp import loading
 from interp.errors import UserError
 from interp.interventions import forward
 from interp.loading import open_checkpoint
@@ -162,6 +163,22 @@ def test_a_model_whose_layers_lie_apart_gives_the_same_numbers(tiny, tiny_folder
         assert torch.equal(forward(apart, SEQUENCES), forward(tiny, SEQUENCES))
         found, expected = (generate(m, PROBLEMS, max_new_tokens=20) for m in (apart, tiny))
         assert [t.tokens for t in found] == [t.tokens for t in expected]
+
+
+def test_a_model_of_the_hub_travels_with_its_revision_and_its_format(monkeypatch, tiny_folder):
+    asked = []
+    monkeypatch.setattr(
+        loading, "_fetched", lambda name, revision: asked.append((name, revision)) or tiny_folder
+    )
+    model = load_model("maker/model@v1.2", dtype=torch.bfloat16)
+    model.template, model.temperature = "{problem}?", 0.5
+    again = pickle.loads(pickle.dumps(model))
+    assert asked == [("maker/model", "v1.2")] * 2
+    assert (again.name, again.template, again.temperature) == (model.name, "{problem}?", 0.5)
+    assert again.hf.dtype == torch.bfloat16
+    assert again.plain.twin is not model.plain.twin
+    assert torch.equal(forward(again, SEQUENCES), forward(model, SEQUENCES))
+    assert pickle.loads(pickle.dumps(model)) is again
 
 
 @pytest.mark.parametrize("where", ["cpu", "auto", {"": "cpu"}])

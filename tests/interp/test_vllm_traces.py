@@ -69,13 +69,20 @@ def test_greedy_traces_are_those_of_generate(stand, writes, monkeypatch, keeps_e
 def test_rows_have_seeds_of_their_own_that_do_not_depend_on_their_place(stand, writes):
     def seeds(problems, seed):
         sample_with_vllm(writes, problems, seed=seed, n_samples=2, max_new_tokens=1)
-        assert {p.temperature for p in Stand.last.params} == {1.0}
         return [p.seed for p in Stand.last.params]
 
     every = seeds(PROBLEMS, 0)
     assert len(set(every)) == 2 * len(PROBLEMS)
     assert seeds(PROBLEMS[3:5], 0) == every[6:10]
     assert not set(seeds(PROBLEMS, 1)) & set(every)
+
+
+def test_sampling_is_at_the_temperature_of_the_model(stand, writes):
+    for options, expected in (({}, 0.7), ({"sampled": False}, 0.0)):
+        sample_with_vllm(
+            replace(writes, temperature=0.7), PROBLEMS[:2], max_new_tokens=1, **options
+        )
+        assert {p.temperature for p in Stand.last.params} == {expected}
 
 
 def test_what_cannot_be_is_one_sentence(stand, writes, monkeypatch):
