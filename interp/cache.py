@@ -51,8 +51,6 @@ class RoomyLayer(DynamicLayer):
 
 
 def growing_cache(model: Model) -> Cache:
-    """An empty cache for `model`; layers with a sliding window are as transformers makes them."""
+    """An empty cache for `model`; layers with a sliding window keep all of the text too, for `logits_above`."""
     weights: Any = model.bridge.original_model
-    cache = DynamicCache(config=weights.config)
-    cache.layers = [RoomyLayer() if type(x) is DynamicLayer else x for x in cache.layers]
-    return cache
+    return Cache(layers=[RoomyLayer() for _ in DynamicCache(config=weights.config).layers])

@@ -8,13 +8,15 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from interp.activations import hook_name
 from interp.models import Model, positions_of
 
 KeyValues = Sequence[tuple[Tensor, Tensor]]
 """Keys and values [row, head, pos, d_head] of every layer."""
+SLIDING = "sliding_attention"
+"""Transformers' name for layers that see a window of the text alone."""
 Above = Callable[[int, Float[Tensor, "query row d_model"]], Float[Tensor, "query row d_model"]]
 """Edits the output of a block, given its layer."""
 
@@ -50,6 +52,7 @@ def read_cached(
             input_ids=ids,
             attention_mask=real.long(),
             position_ids=positions_of(real),
+            past_key_values=DynamicCache(),  # keeps all of the text, for layers with a window too
             use_cache=True,
         )
     return kept, read.logits, read.past_key_values
@@ -66,16 +69,17 @@ def logits_above(
 ) -> Float[Tensor, "row query d_vocab"]:
     """Next-token logits when the output of block `layer` is `resid`.
 
-    The queries of a row stand side by side: each sees itself and the cached positions that `seen` says,
-    and no other query, so many edits of one text cost one pass through the blocks above `layer`. The
-    cache is left as it was. `above(k, resid)` edits the output of each later block k in turn.
+    The queries of a row stand side by side: each sees itself and the cached positions that `seen` says
+    (all of its text so far), and no other query, so many edits of one text cost one pass through the
+    blocks above `layer`. The cache is left as it was. `above(k, resid)` edits the output of each later
+    block k in turn.
     """
     hf: Any = model.bridge.original_model
-    n_rows, n_queries = resid.shape[:2]
-    itself = torch.eye(n_queries, dtype=torch.bool, device=resid.device)
-    visible = torch.cat([seen, itself.expand(n_rows, -1, -1)], -1)[:, None]
-    mask = torch.zeros(visible.shape, dtype=resid.dtype, device=resid.device)
-    mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
+    mask: Any = _mask(seen, resid)
+    if SLIDING in (getattr(hf.base_model.config, "layer_types", None) or ()):
+        behind = positions[..., None] - (seen.cumsum(-1) - 1)
+        near = seen & (behind < hf.base_model.config.sliding_window)
+        mask = {"full_attention": mask, SLIDING: _mask(near, resid)}
     with _blocks_above(hf.base_model, layer, above):
         return hf(
             inputs_embeds=resid,
@@ -84,6 +88,14 @@ def logits_above(
             position_ids=positions,
             use_cache=True,
         ).logits
+
+
+def _mask(seen: Bool[Tensor, "row query pos"], resid: Tensor) -> Float[Tensor, "row 1 query key"]:
+    """What attention adds, over the cached positions and the queries themselves."""
+    itself = torch.eye(seen.shape[1], dtype=torch.bool, device=resid.device)
+    visible = torch.cat([seen, itself.expand(len(seen), -1, -1)], -1)[:, None]
+    mask = torch.zeros(visible.shape, dtype=resid.dtype, device=resid.device)
+    return mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
 
 
 def _cache(kv: KeyValues) -> Cache:
@@ -98,8 +110,10 @@ def _cache(kv: KeyValues) -> Cache:
 
 @contextmanager
 def _blocks_above(body: Any, layer: int, above: Above | None):
-    blocks = body.layers
+    blocks, types = body.layers, getattr(body.config, "layer_types", None)
     body.layers = nn.ModuleList(list(blocks)[layer + 1 :])
+    if types:  # looked up by a block's place in the list
+        body.config.layer_types = types[layer + 1 :] or types
     hooks = []
     if above is not None:
         for k, block in enumerate(body.layers, layer + 1):
@@ -108,6 +122,8 @@ def _blocks_above(body: Any, layer: int, above: Above | None):
         yield
     finally:
         body.layers = blocks
+        if types:
+            body.config.layer_types = types
         for hook in hooks:
             hook.remove()
 

@@ -12,13 +12,14 @@ from transformers import (
 )
 
 from interp.interventions import Add, forward, intervene
-from interp.models import left_pad, load_model
+from interp.models import left_pad, load_model, positions_of
 from interp.organisms.checkpoints import build_tokenizer
 from interp.pooling import SITES, hook_name, pool_batch
+from interp.queries import key_values, logits_above, read_cached
 from interp.tasks import load_task
 from interp.traces import decode, generate, prompt_tokens
 from interp.types import Segment, Trace
-from tests.interp.conftest import slow_model
+from tests.interp.conftest import at_last, slow_model
 
 CONFIGS = {
     "llama": (LlamaConfig, {}),
@@ -120,3 +121,22 @@ def test_cached_generation_is_full_forwards_one_token_at_a_time(model, slow, dos
             prompt, 30, model.tokenizer.eos_token_id, None, lambda _: {1: lambda x: x + added}
         )
         assert list(trace.tokens[len(prompt) :]) == expected
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_logits_above_a_layer_are_a_full_forward_with_the_edit_at_the_last_token(
+    model, slow, layer
+):
+    ids, real = left_pad(SEQUENCES, model.tokenizer.pad_token_id, torch.device("cpu"))
+    kept, _, cache = read_cached(model, ids, real, [layer], lambda resid: resid[:, -1])
+    noise = torch.randn(kept[layer].shape, generator=torch.Generator().manual_seed(layer))
+    before = real[:, None].clone()
+    before[..., -1] = False
+    edited = kept[layer] + noise * kept[layer].norm(dim=-1, keepdim=True) / model.d_model**0.5
+    found = logits_above(
+        model, layer, edited[:, None], key_values(cache), before, positions_of(real)[:, -1:]
+    )
+    for i, tokens in enumerate(SEQUENCES):
+        expected = slow.logits(tokens, {layer: at_last(edited[i])})[-1]
+        torch.testing.assert_close(found[i, 0], expected, atol=1e-3, rtol=1e-3)
+        assert not torch.allclose(expected, slow.logits(tokens)[-1], atol=1e-2)
