@@ -15,11 +15,11 @@ from interp.engine import HERE, Engine
 
 DIRECTIONS_PER_SHARD = 8
 
-Asked = tuple[Float[Tensor, "direction reading tried d_model"], float | None]
+Asked = tuple[Float[Tensor, "_direction reading tried d_model"], float | None]
 """Directions, and how much ablations of them change (None: as much as a reset takes)."""
 Scanned = tuple[
-    Float[np.ndarray, "direction reading tried use behavior"],
-    Float[Tensor, "direction reading tried use"],
+    Float[np.ndarray, "_direction reading tried use behavior"],
+    Float[Tensor, "_direction reading tried use"],
 ]
 """Mean effects where each behavior is a choice, and the amounts of the edits."""
 

@@ -96,20 +96,18 @@ class RayCluster:
         )
         order: deque[Any] = deque()
         running: list[Any] = []
-        try:
-            while True:
-                while len(running) < self._room and (task := next(fresh, None)) is not None:
-                    order.append(task)
-                    running.append(task)
-                if not order:
-                    return
-                if running:
-                    _, running = self._ray.wait(running)
-                while order and order[0] not in running:
-                    yield answer(self._result(order.popleft()))
-        finally:  # where an error or a deaf caller ends this early, what still runs is not wanted
-            for task in running:
-                self._ray.cancel(task, force=True)
+        # Where an error or a deaf caller ends this early, what still runs comes to its end unheard: to cancel a
+        # task whose answer is on its way can abort this process (a failed check in Ray's task manager, 2.60).
+        while True:
+            while len(running) < self._room and (task := next(fresh, None)) is not None:
+                order.append(task)
+                running.append(task)
+            if not order:
+                return
+            if running:
+                _, running = self._ray.wait(running)
+            while order and order[0] not in running:
+                yield answer(self._result(order.popleft()))
 
     def _result(self, task: Any) -> bytes:
         errors = self._ray.exceptions

@@ -289,8 +289,8 @@ def test_other_weights_under_the_same_name_are_refused(pool, save_random, tmp_pa
 
 
 SMALL = {
-    "n_fit": 40, "n_select": 20, "n_report": 16, "n_random": 20, "n_shuffled": 1, "n_points": 12,
-    "n_null_problems": 2, "max_new_tokens": 60, "null_new_tokens": 20, "behaviors": ("subgoal-setting",),
+    "n_fit": 30, "n_select": 16, "n_report": 12, "n_random": 20, "n_shuffled": 1, "n_points": 8, "layers": (2, 3),
+    "n_null_problems": 2, "max_new_tokens": 60, "null_new_tokens": 16, "behaviors": ("subgoal-setting",),
 }  # fmt: skip
 CODE = f"""
 import interp.presets
@@ -337,7 +337,7 @@ def test_a_run_on_a_cluster_with_a_worker_killed_at_work_gives_the_numbers_of_on
         ):
             os.kill(killed[0], signal.SIGKILL)
     with open_engine("local", 1) as engine:
-        run_main_job(Config("countdown-rl", **SMALL), tmp_path / "here", engine=engine)
+        run_main_job(Config("countdown-rl", **SMALL), tmp_path / "here", "", engine=engine)
     finish(run)
     assert killed
     assert made(tmp_path / "ray") == made(tmp_path / "here")
