@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -149,7 +150,7 @@ def test_a_text_that_ended_at_once_is_a_trace_without_sentences(sharp, tmp_path)
 
 
 def test_a_tokenizer_without_an_end_is_refused(sharp, tmp_path):
-    endless = copy.copy(sharp)
+    endless = replace(sharp)
     endless.tokenizer = copy.deepcopy(sharp.tokenizer)
     endless.tokenizer.eos_token = None
     with pytest.raises(UserError, match="no end-of-sequence token"):
@@ -170,7 +171,7 @@ def byte_model(sharp):
     )
     text = "Wait, let me check. 3 * 8 = 24.\nThat is right!\n\nSo the answer is 36. " * 20
     backend.train_from_iterator([text], trainer)
-    model = copy.copy(sharp)
+    model = replace(sharp)
     model.__dict__.pop("boundary", None)
     model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
     model.bridge = SimpleNamespace(cfg=SimpleNamespace(d_vocab=len(model.tokenizer)))
@@ -194,13 +195,15 @@ def test_any_text_of_a_byte_level_tokenizer_is_tiled_by_sentences(byte_model, tm
     assert "".join(s.text for s in segments) == trace.text == text
 
 
-def test_a_text_whose_sentences_cut_a_character_is_refused(byte_model, tmp_path):
-    broken, text = copy.copy(byte_model), "check \U0001f600 once more"
+def test_a_text_whose_sentences_cut_a_character_is_refused(byte_model, tmp_path, monkeypatch):
+    text = "check \U0001f600 once more"
     first = byte_model.tokenizer("\U0001f600")["input_ids"][0]
-    broken.boundary = torch.arange(len(byte_model.tokenizer)) == first
+    monkeypatch.setattr(byte_model, "boundary", torch.arange(len(byte_model.tokenizer)) == first)
     row = {"problem_id": PROBLEMS[0].id, "text": text}
     with pytest.raises(UserError, match="^Line 2 .* cannot be cut into sentences"):
-        import_traces(broken, write(tmp_path / "t.jsonl", {**row, "text": "check me"}, row), TASK)
+        import_traces(
+            byte_model, write(tmp_path / "t.jsonl", {**row, "text": "check me"}, row), TASK
+        )
 
 
 def test_fields_of_other_tools_are_ignored(sharp, tmp_path):
