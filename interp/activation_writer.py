@@ -1,7 +1,5 @@
 """Pooled activations written while traces are still being made."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ from interp.engine import HERE, Engine
 from interp.errors import UserError
 from interp.models import Model
 from interp.pooling import READS, hook_name, pool_batch, read_span
+from interp.runs import content_key
 from interp.shard_writer import ShardWriter
 from interp.shards import Key
 from interp.types import Segment, Trace
@@ -114,5 +113,4 @@ def part_key(
     """Names what a shard holds: another model, text, span, key or format is another shard."""
     spans = [[(s.start, s.end) for s in parts] for parts in segments]
     tokens = [trace.tokens for trace in traces]
-    text = json.dumps([fingerprint, tokens, spans, list(keys), dtype])
-    return hashlib.sha256(text.encode()).hexdigest()
+    return content_key(fingerprint, tokens, spans, list(keys), dtype)

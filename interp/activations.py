@@ -17,7 +17,6 @@ from interp.engine import HERE, Engine
 from interp.errors import UserError
 from interp.models import Model
 from interp.pooling import READS
-from interp.pooling import hook_name as hook_name
 from interp.runs import content_key
 from interp.shards import Key, Shards, no_activations
 from interp.types import Segment, Trace

@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations import ActivationStore, hook_name
+from interp.activations import ActivationStore
 from interp.causal import ArmResult, count
 from interp.config import Config, Material
 from interp.decisions import DecisionPoints, first_token_shares
 from interp.models import Model
+from interp.pooling import hook_name
 from interp.readings import choices, layer_units
 from interp.types import Segment, Trace
 

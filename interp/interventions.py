@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations import hook_name
 from interp.errors import UserError
 from interp.models import Frame, Model, left_pad, positions_of
+from interp.pooling import hook_name
 
 At = Literal["starts", "all"]
 

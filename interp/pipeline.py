@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from interp import causal_stage
-from interp.activations import READS, ActivationStore, Lazy, collect, hook_name
+from interp.activations import ActivationStore, Lazy, collect
 from interp.behaviors import labels_of, segment_all
 from interp.causal import MIN_PROBLEMS
 from interp.config import Config, Material, config_json, layers_tried, split_problems
@@ -18,6 +18,7 @@ from interp.directions import Direction, DirectionSet
 from interp.engine import HERE, Engine
 from interp.errors import UserError, unknown_name
 from interp.pairs import Pair, load_pair
+from interp.pooling import READS, hook_name
 from interp.progress import Progress
 from interp.readings import check_labels, vector_and_unit
 from interp.runs import Run, write_json

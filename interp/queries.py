@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from interp.activations import hook_name
 from interp.models import Model, positions_of
+from interp.pooling import hook_name
 
 KeyValues = Sequence[tuple[Tensor, Tensor]]
 """Keys and values [row, head, pos, d_head] of every layer."""

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import ActivationStore, hook_name
+from interp.activations import ActivationStore
 from interp.directions import as_tensor, mean_difference
 from interp.errors import UserError
 from interp.models import mean_norm
+from interp.pooling import hook_name
 from probes import covariance_matched_directions, shuffle_labels
 
 Readings = tuple[tuple[str, str], ...]

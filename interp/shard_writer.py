@@ -52,9 +52,14 @@ class ShardWriter:
         same = other.index(True) if True in other else len(keys)
         return [
             i
-            for i, (shard, number) in enumerate(zip(known, numbers, strict=True))
-            if i >= same or not shard or not shard_path(self.folder, number).is_file()
+            for i, (number, key) in enumerate(zip(numbers, keys, strict=True))
+            if i >= same or not self._holds(number, key)
         ]
+
+    def _holds(self, number: int, key: str) -> bool:
+        """Whether the shard of that number is there, whole and with that key."""
+        known = self.index.shards.get(number)
+        return known is not None and known.key == key and shard_path(self.folder, number).is_file()
 
     def append(
         self,
@@ -67,10 +72,10 @@ class ShardWriter:
         Numbers are rounded once, here. Raises `UserError` where one of them is too large for the format.
         """
         number, self.n = self.n, self.n + 1
+        if self._holds(number, key):
+            return
         path, known = shard_path(self.folder, number), self.index.shards.get(number)
         if known is not None:
-            if known.key == key and path.is_file():
-                return
             # Its file is about to change, and after other content nothing can be told of the rest.
             self._forget(lambda n: n == number if known.key == key else n >= number)
         tensors = self._checked(work())

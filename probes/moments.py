@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 
 from probes._arrays import Array
 from probes.erasure import Eraser, eraser_of
-from probes.streaming import class_sums, labeled_rows, same_width, some_but_not_all
+from probes.streaming import ByClass, class_sums
 
 
-class _Moments:
+class _Moments(ByClass):
     """Counts and means of each class, and the scatter of all rows about their mean, in float64.
 
     Batches are centered on their own mean and joined by the update of Chan, Golub & LeVeque (1979),
@@ -18,24 +18,17 @@ class _Moments:
     """
 
     def __init__(self, d_model: int) -> None:
-        self.d_model = d_model
-        self.counts: dict[int, int] = {}
+        super().__init__(d_model)
         self.means: dict[int, np.ndarray] = {}
         self.n = 0
         self.mean = np.zeros(d_model)
         self.scatter = np.zeros((d_model, d_model))
 
-    def update(
-        self, x: Float[Array, "n d_model"], labels: Int[Array, " n"] | Sequence[int]
+    def _add_batch(
+        self,
+        values: Float[np.ndarray, "n d_model"],
+        labels: Int[Array, " n"] | Sequence[int],
     ) -> None:
-        """Add rows x [n, d_model] with their class numbers [n].
-
-        Raises ValueError for NaN or infinite values, another width than d_model, or lengths
-        that differ.
-        """
-        values = labeled_rows(x, labels, self.d_model)
-        if len(values) == 0:
-            return
         mean = values.mean(0)
         centered = values - mean
         for name, count, total in class_sums(centered, labels):
@@ -44,7 +37,7 @@ class _Moments:
 
     def merge(self, other: "_Moments") -> None:
         """Add the statistics of another shard. Raises ValueError where d_model differs."""
-        same_width(self.d_model, other.d_model)
+        self._check_width(other)
         for name, mean in other.means.items():
             self._add_class(name, other.counts[name], mean)
         if other.n:
@@ -69,7 +62,7 @@ class _Moments:
 
     def _difference(self, label: int) -> tuple[int, Float[np.ndarray, " d_model"]]:
         """Rows of class `label`, and its mean minus the mean of the other rows."""
-        mine = some_but_not_all(label, self.counts)
+        mine = self._some_but_not_all(label)
         apart = [
             self.counts[name] * (self.means[label] - mean)
             for name, mean in self.means.items()

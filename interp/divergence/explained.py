@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from interp.activations import ActivationStore, hook_name
+from interp.activations import ActivationStore
 from interp.divergence.layers import lens
 from interp.divergence.summary import MIN_TRACES
 from interp.divergence.tokens import compare
 from interp.hybrid.points import Points
 from interp.pairs import Pair
+from interp.pooling import hook_name
 from interp.queries import logits_above
 from interp.readings import cells
 from interp.types import Trace

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.activations import hook_name
 from interp.models import Model, left_pad, positions_of
 from interp.pairs import SHARED_PAD, Pair
+from interp.pooling import hook_name
 from interp.types import Trace
 from probes import ratio_bootstrap
 

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import hook_name
 from interp.divergence.tokens import batches
 from interp.engine import HERE, Engine
 from interp.models import Model, left_pad, positions_of
+from interp.pooling import hook_name
 from interp.types import Trace
 
 Places = Sequence[tuple[int, int]]

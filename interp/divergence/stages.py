@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from interp.activations import collect, hook_name
+from interp.activations import collect
 from interp.atlas import SCHEMA as ATLAS
 from interp.behaviors import segment_all
 from interp.config import DivergenceConfig
@@ -44,6 +44,7 @@ from interp.divergence.traces import SOURCES, Traces
 from interp.errors import UserError
 from interp.hybrid.points import read_points, select
 from interp.pairs import Pair
+from interp.pooling import hook_name
 from interp.readings import check_labels, layer_units
 from interp.runs import read_json, write_json
 from interp.setup import Setup
@@ -286,9 +287,6 @@ class Divergence:
             self.config.n_random, self.config.seed,
         )  # fmt: skip
 
-    def _lens(self, one: Scored, at: list[tuple[int, int]]) -> Float[np.ndarray, "place layer"]:
-        return lens_kl(self.pair, self.vocabulary, one.traces, at, self.setup.engine).T
-
     def atlas(self, sources: dict[str, Scored], patched: list[dict]) -> dict:
         """`atlas.json`: the first traces of each kind."""
         records = []
@@ -296,7 +294,8 @@ class Divergence:
             for name, one in sources.items():
                 n = min(self.config.n_atlas, len(one.traces))
                 at = [(i, int(t)) for i in range(n) for t in np.flatnonzero(one.found[i].differ)]
-                kl = self._lens(one, at) if at else []
+                read = (self.pair, self.vocabulary, one.traces, at, self.setup.engine)
+                kl = lens_kl(*read).T if at else []
                 for i in range(n):
                     lens = {t: kl[k] for k, (j, t) in enumerate(at) if j == i}
                     shown = {

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from interp.activations import hook_name
 from interp.export.runtime import Pass
 from interp.interventions import Intervention, intervene
 from interp.models import Frame, Model
+from interp.pooling import hook_name
 from interp.traces import decode
 
 

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.activations import hook_name
 from interp.cache import growing_cache
 from interp.errors import UserError
 from interp.hybrid.vectors import SteeringVectors
 from interp.models import Model
+from interp.pooling import hook_name
 from interp.queries import key_values, logits_above
 from interp.traces import MAX_NEW_TOKENS, Batch, next_tokens
 

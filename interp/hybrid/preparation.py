@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from interp.activations import ActivationStore, collect, hook_name
+from interp.activations import ActivationStore, collect
 from interp.behaviors import segment_all
 from interp.hybrid.lab import Lab, candidate_layers
+from interp.pooling import hook_name
 from interp.runs import read_json, write_json
 from interp.setup import Setup
 from interp.tasks import load_task

@@ -9,11 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, softplus
 
-from interp.activations import ActivationStore, hook_name
+from interp.activations import ActivationStore
 from interp.directions import as_tensor, mean_difference
 from interp.errors import UserError
 from interp.hybrid.points import Points
 from interp.models import mean_norm
+from interp.pooling import hook_name
 
 METHODS = ("difference-of-means", "trained-per-category", "trained-jointly")
 EPOCHS = 20

@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations import ActivationStore, hook_name
+from interp.activations import ActivationStore
 from interp.behaviors import ANNOTATORS, annotate
 from interp.causal import EDITS_PER_BATCH, changes
 from interp.causal_subject import Subject
 from interp.curves import mean_effect
 from interp.decisions import DecisionPoints
 from interp.directions import as_tensor, mean_difference
+from interp.pooling import hook_name
 from interp.queries import Above
 from interp.readings import check_labels
 from interp.validation.evidence import Evidence

@@ -6,10 +6,10 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from interp.activations import hook_name
 from interp.config import Config
 from interp.directions import as_tensor, mean_difference
 from interp.pairs import load_pair
+from interp.pooling import hook_name
 from interp.progress import Progress
 from interp.runs import Run
 from interp.validation.bench import Bench
