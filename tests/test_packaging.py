@@ -38,7 +38,8 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else_of_the_tree
     elsewhere.mkdir()
     code = (
         "import functools, interp, interp.config as c, interp.pairs; from interp.cli import main;"
-        "c.Config = functools.partial(c.Config, n_fit=60, n_select=40, n_points=32);"
+        "c.Config = functools.partial(c.Config, n_fit=60, n_select=40, n_points=32, n_shuffled=1, "
+        "n_null_problems=4);"
         f"assert interp.__file__.startswith({str(unpacked)!r});"
         f"assert str(interp.pairs.weights_folder('countdown-rl')).startswith({str(unpacked)!r});"
         "main()"
