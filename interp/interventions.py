@@ -1,20 +1,24 @@
 """Edit the residual stream: add, ablate, mean-ablate, and an audit that the edits fired."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.models import Frame, Model, left_pad, positions_of
+from interp.models import Frame, Model, left_pad, look_every, positions_of
 from interp.pooling import hook_name
 
 At = Literal["starts", "all"]
+NO_ROW = -1
+MOST_NOTED = 1024
+"""Passes that an audit notes before it asks an accelerator for their counts."""
 
 
 def _rowwise(values: Float[Tensor, "*row d_model"], frame: Frame) -> Tensor:
@@ -44,6 +48,11 @@ class Add:
         """The one layer edited."""
         return (self.layer,)
 
+    def to(self, device: torch.device) -> "Add":
+        """The same, where a layer is."""
+        dose = self.dose.to(device) if isinstance(self.dose, Tensor) else self.dose
+        return replace(self, vector=self.vector.to(device), dose=dose)
+
     def edit(
         self, resid: Float[Tensor, "batch pos d_model"], frame: Frame, layer: int
     ) -> Float[Tensor, "batch pos d_model"]:
@@ -65,6 +74,10 @@ class Ablate:
     layers: tuple[int, ...]
     at: At = "all"
     site: str = "resid_post"
+
+    def to(self, device: torch.device) -> "Ablate":
+        """The same, where a layer is."""
+        return replace(self, vector=self.vector.to(device))
 
     def edit(
         self, resid: Float[Tensor, "batch pos d_model"], frame: Frame, layer: int
@@ -95,6 +108,13 @@ class MeanAblate:
         """The layers for which a mean is given."""
         return tuple(self.means)
 
+    def to(self, device: torch.device) -> "MeanAblate":
+        """The same, where a layer is; what is held is held for all layers."""
+        means = {layer: mean.to(device) for layer, mean in self.means.items()}
+        strength = self.strength
+        strength = strength.to(device) if isinstance(strength, Tensor) else strength
+        return replace(self, vector=self.vector.to(device), means=means, strength=strength)
+
     def edit(
         self, resid: Float[Tensor, "batch pos d_model"], frame: Frame, layer: int
     ) -> Float[Tensor, "batch pos d_model"]:
@@ -106,7 +126,7 @@ class MeanAblate:
             if isinstance(strength, Tensor):
                 strength = _rowwise(strength[:, None].to(resid), frame)
             self._held[:] = [(1 - strength) * distance]
-        return resid + (self._held[0] - distance) * unit
+        return resid + (self._held[0].to(distance) - distance) * unit
 
 
 Intervention = Add | Ablate | MeanAblate
@@ -117,12 +137,24 @@ def _unit(vector: Float[Tensor, "*row d_model"], resid: Tensor, frame: Frame) ->
     return _rowwise(unit.to(resid), frame)
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """One pass at one layer: `counts` [3] are positions, total size of the change, and padding edited."""
+
+    number: int
+    layer: int
+    step: int
+    counts: Float[Tensor, "3"]
+    rows: Int[Tensor, " batch"]
+
+
 @dataclass
 class Audit:
     """What an intervened run really did, by layer: forwards, positions and size of the change.
 
     `rows` and `steps` are the caller's rows and the decode steps (0 is the prompt's pass) at which
-    an edit fired; `fired` counts positions by (number of the intervention, layer).
+    an edit fired; `fired` counts positions by (number of the intervention, layer). Complete when the block is
+    left: an accelerator is asked only once in many passes.
     """
 
     forwards: Counter[int] = field(default_factory=Counter)
@@ -131,6 +163,7 @@ class Audit:
     rows: set[int] = field(default_factory=set)
     steps: set[int] = field(default_factory=set)
     fired: Counter[tuple[int, int]] = field(default_factory=Counter)
+    _passes: list[_Pass] = field(default_factory=list, repr=False, compare=False)
 
     def mean_change(self, layer: int) -> float:
         """Mean L2 norm of the change at one layer, over edited positions."""
@@ -139,26 +172,41 @@ class Audit:
     def record(
         self, number: int, layer: int, where: Bool[Tensor, "batch pos"], frame: Frame, delta: Tensor
     ) -> None:
-        """Count one forward at one layer; raises where padding or NaN would enter the model."""
-        if (where & ~frame.real).any():
-            raise UserError(
-                f"An intervention at layer {layer} would edit padding: run the model through "
-                "`generate` or `forward`, which tell padding from text."
-            )
-        norms = delta.norm(dim=-1)[where]
-        if not torch.isfinite(norms).all():
-            raise UserError(
-                f"An intervention at layer {layer} wrote NaN or infinite values: check that the "
-                "direction is finite and the dose moderate."
-            )
-        if not len(norms):
+        """Note one forward at one layer; what is noted is counted by `settle`, on a CPU at once."""
+        size = torch.where(where, delta.norm(dim=-1), 0.0).sum()
+        padding = (where & ~frame.real).any()
+        counts = torch.stack([where.sum().double(), size.double(), padding.double()])
+        rows = torch.where(where.any(1), frame.rows, NO_ROW)
+        self._passes.append(_Pass(number, layer, frame.step, counts, rows))
+        if look_every(where.device) == 1 or len(self._passes) == MOST_NOTED:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count what was noted; raises `UserError` where padding was edited, or NaN entered the model."""
+        passes, self._passes = self._passes, []
+        if not passes:
             return
-        self.fired[number, layer] += len(norms)
-        self.forwards[layer] += 1
-        self.steps.add(frame.step)
-        self.positions[layer] += len(norms)
-        self.change[layer] = self.change.get(layer, 0.0) + float(norms.sum())
-        self.rows.update(frame.rows[where.any(1)].tolist())
+        device = passes[0].counts.device
+        counts = torch.stack([one.counts.to(device) for one in passes]).tolist()
+        rows = torch.cat([one.rows.to(device) for one in passes]).unique().tolist()
+        for one, (n, size, padding) in zip(passes, counts, strict=True):
+            if padding:
+                raise UserError(
+                    f"An intervention at layer {one.layer} would edit padding: run the model through "
+                    "`generate` or `forward`, which tell padding from text."
+                )
+            if not math.isfinite(size):
+                raise UserError(
+                    f"An intervention at layer {one.layer} wrote NaN or infinite values: check that the "
+                    "direction is finite and the dose moderate."
+                )
+            if n:
+                self.fired[one.number, one.layer] += int(n)
+                self.forwards[one.layer] += 1
+                self.steps.add(one.step)
+                self.positions[one.layer] += int(n)
+                self.change[one.layer] = self.change.get(one.layer, 0.0) + size
+        self.rows |= set(rows) - {NO_ROW}
 
 
 @contextmanager
@@ -176,6 +224,7 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[Audit]:
             hooks.append((name, _hook(model, edit, number, layer, audit)))
     with model.bridge.hooks(fwd_hooks=hooks):
         yield audit
+        audit.settle()
     silent = [
         layer
         for number, edit in enumerate(interventions)
@@ -190,7 +239,10 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[Audit]:
 
 
 def _hook(model: Model, edit: Intervention, number: int, layer: int, audit: Audit):
+    placed: dict[torch.device, Intervention] = {}
+
     def hook(resid: Tensor, hook=None) -> Tensor:
+        here = placed.get(resid.device) or placed.setdefault(resid.device, edit.to(resid.device))
         frame = model.frame
         if frame is None:
             everything = torch.ones(resid.shape[:2], dtype=torch.bool, device=resid.device)
@@ -198,7 +250,7 @@ def _hook(model: Model, edit: Intervention, number: int, layer: int, audit: Audi
             frame = Frame(rows, everything, everything)
         frame = frame.to(resid.device)
         where = frame.starts if edit.at == "starts" else frame.real
-        edited = torch.where(where[..., None], edit.edit(resid, frame, layer), resid)
+        edited = torch.where(where[..., None], here.edit(resid, frame, layer), resid)
         audit.record(number, layer, where, frame, edited - resid)
         return edited
 

@@ -44,6 +44,15 @@ class Frame:
         return Frame(rows, real, starts, self.step)
 
 
+LOOK_EVERY = 16
+"""Tokens between two looks of the host at an accelerator, each of which waits for it."""
+
+
+def look_every(device: torch.device) -> int:
+    """Tokens between two looks of the host at what a device has computed."""
+    return 1 if device.type == "cpu" else LOOK_EVERY
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a model came from, as `load_model` takes it, and the format that its numbers have."""

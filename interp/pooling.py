@@ -81,7 +81,7 @@ def pool_batch(
             # Sums rows as it reads them: what is gathered is never copied.
             at, first, counts = (x.to(resid.device) for x in (places, begins, lengths))
             total = embedding_bag(at, resid.flatten(0, 1).float(), first, mode="sum")
-            means = (total / counts[:, None]).cpu().unflatten(0, (len(reads), n_segments))
+            means = on_host(total / counts[:, None]).unflatten(0, (len(reads), n_segments))
             pooled.update(((name, read), rows) for read, rows in zip(reads, means, strict=True))
             if alone and len(pooled) == len(hooks) * len(reads):
                 raise _AllRead
@@ -96,7 +96,18 @@ def pool_batch(
             position_ids=positions_of(real),
             use_cache=False,
         )
+    if model.device.type == "cuda":
+        for device in range(torch.cuda.device_count()):  # copies are underway until here
+            torch.cuda.synchronize(device)
     return pooled
+
+
+def on_host(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """A copy on the host; from a GPU without waiting for it, so it holds nothing before it is synchronized."""
+    if values.device.type != "cuda":
+        return values.cpu()
+    pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return pinned.copy_(values, non_blocking=True)
 
 
 class _AllRead(Exception):

@@ -27,8 +27,18 @@ REAL_MODEL: dict[str, Any] = {
     "null_new_tokens": 24,
 }
 """What differs for a model that is not built in: what 135 M parameters do on two cores in 20 minutes."""
-QUESTIONS = {"annotator": "form", "template": "{problem}", "max_new_tokens": 60}
-"""What differs for the task of that name, which asks for more text and not for an answer."""
+QUESTIONS: dict[str, Any] = {
+    "annotator": "form",
+    "template": "{problem}",
+    "behaviors": ("question",),
+    "max_new_tokens": 60,
+    "n_null_problems": 12,
+}
+"""What differs for the task of that name, which asks for more text and not for an answer.
+
+Its other form, the statement, is the same direction with the opposite sign. Few sentences fit into a null
+trace, so more problems have them.
+"""
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from interp.cache import growing_cache
 from interp.engine import HERE, Engine
 from interp.errors import UserError
 from interp.jsonl import read_rows
-from interp.models import PROBLEM, Frame, Model, left_pad, positions_of
+from interp.models import PROBLEM, Frame, Model, left_pad, look_every, positions_of
 from interp.progress import Progress
 from interp.tasks import Countdown
 from interp.types import Problem, Trace
@@ -26,6 +26,7 @@ from interp.types import Problem, Trace
 MAX_NEW_TOKENS = 160
 BATCH_SIZE = 512
 """Rows decoded side by side: on a CPU a step costs little more for many of them than for few."""
+NOT_SAID = -1
 
 
 def prompt_tokens(model: Model, prompt: str) -> list[int]:
@@ -53,15 +54,17 @@ def next_tokens(
         return logits.argmax(-1)
     cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
     threshold = uniforms[..., None] * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, threshold, right=True)[..., 0]
+    found = torch.searchsorted(cumulative, threshold, right=True)[..., 0]
+    return found.clamp_max(logits.shape[-1] - 1)  # of NaN, which is only found out later
 
 
 class Batch:
     """Rows that are decoded side by side: what the next pass reads, and what each row has said.
 
     `ids`, `real` and `positions` [row, pos] are the next pass's tokens, `mask` [row, all pos] what it
-    may attend to, `places` [row] the rows' places among the prompts, `outputs` every prompt's new
-    tokens. Rows that have ended are dropped whenever the active share falls under `min_active_share`.
+    may attend to, `places` [row] the rows' places among the prompts, `going` [row] which have not ended.
+    Every so many tokens (`look_every`) the host looks: then `over` says whether all have ended, and rows that
+    have are dropped if the active share is under `min_active_share`.
     """
 
     def __init__(
@@ -72,8 +75,10 @@ class Batch:
         self.places = torch.arange(len(prompts), device=model.device)
         self.starts = torch.zeros_like(self.real)
         self.starts[:, -1] = True
-        self.outputs: list[list[int]] = [[] for _ in prompts]
         self.going = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
+        self.over = False
+        self._n_prompts, self._said = len(prompts), list[Tensor]()
+        self._look_every = look_every(model.device)
         self._end, self._min_active_share = model.tokenizer.eos_token_id, min_active_share
         self._boundary = model.boundary.to(model.device)
 
@@ -97,23 +102,39 @@ class Batch:
 
         `going` [row] is then False for the rows that have ended but are still carried along.
         """
-        for place, token, going in zip(
-            self.places.tolist(), tokens.tolist(), self.going.tolist(), strict=True
-        ):
-            if going:
-                self.outputs[place].append(token)
+        self._said.append(self.by_prompt(tokens, NOT_SAID))
         self.going = self.going & (tokens != self._end)
         keep = None
-        if 0 < self.going.sum() < self._min_active_share * len(self.going):
-            keep = self.going.nonzero()[:, 0]
-            self.places, self.mask, tokens = self.places[keep], self.mask[keep], tokens[keep]
-            self.positions, self.going = self.positions[keep], self.going[keep]
+        if len(self._said) % self._look_every == 0:
+            n_going = int(self.going.sum())
+            self.over = n_going == 0
+            if 0 < n_going < self._min_active_share * len(self.going):
+                keep = self.going.nonzero()[:, 0]
+                self.places, self.mask, tokens = self.places[keep], self.mask[keep], tokens[keep]
+                self.positions, self.going = self.positions[keep], self.going[keep]
         # A row that has ended but is still carried along is padding from here on.
         self.real = self.going[:, None]
         self.ids, self.positions = tokens[:, None], self.positions[:, -1:] + 1
         self.starts = self._boundary[self.ids] & self.real
         self.mask = torch.cat([self.mask, self.real], dim=1)
         return keep
+
+    def by_prompt(
+        self, values: Shaped[Tensor, " row"], otherwise: int | float
+    ) -> Shaped[Tensor, " prompt"]:
+        """Values of the rows still going at their prompts' places, and another elsewhere."""
+        found = values.new_full((self._n_prompts,), otherwise)
+        found[self.places] = torch.where(self.going, values, otherwise)
+        return found
+
+    def outputs(self) -> list[list[int]]:
+        """Every prompt's new tokens."""
+        return by_row(self._said, NOT_SAID)
+
+
+def by_row(steps: Sequence[Int[Tensor, " row"]], absent: int) -> list[list[int]]:
+    """What each row has at the steps at which it has anything."""
+    return [[x for x in row if x != absent] for row in torch.stack(list(steps), 1).tolist()]
 
 
 def _read_shared(model: Model, prompts: Sequence[Sequence[int]], cache: Any) -> None:
@@ -157,16 +178,18 @@ def decode(
         batch.keep_last()
     rows = torch.arange(len(prompts)) if rows is None else rows
     rows = rows.to(model.device)
+    if uniforms is not None:
+        uniforms = uniforms.to(model.device)
     for step in range(max_new_tokens):
         with model.framed(Frame(rows[batch.places], batch.real, batch.starts, step)):
             logits = model.hf(past_key_values=cache, **batch.inputs()).logits
-        draws = None if uniforms is None else uniforms[batch.places.cpu(), step].to(model.device)
+        draws = None if uniforms is None else uniforms[batch.places, step]
         keep = batch.say(next_tokens(logits[:, -1], draws, temperature))
-        if not batch.going.any():
+        if batch.over:
             break
         if keep is not None:
             cache.batch_select_indices(keep)
-    return batch.outputs
+    return batch.outputs()
 
 
 def generate(

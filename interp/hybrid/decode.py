@@ -1,7 +1,7 @@
 """Hybrid generation: the base writes, and where a controller says so its next token is steered."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,8 +14,10 @@ from interp.hybrid.vectors import SteeringVectors
 from interp.models import Model
 from interp.pooling import hook_name
 from interp.queries import key_values, logits_above
-from interp.traces import MAX_NEW_TOKENS, Batch, next_tokens
+from interp.traces import MAX_NEW_TOKENS, Batch, by_row, next_tokens
 
+GONE = -2
+"""In place of a category where a row has ended."""
 GRID = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """Coefficients that a sweep tries, beside leaving the token unsteered."""
 
@@ -168,11 +170,11 @@ class Decoded:
     """
 
     tokens: list[int]
-    steered: list[int] = field(default_factory=list)
-    changed: list[bool] = field(default_factory=list)
-    eligible: int = 0
-    edited: int = 0
-    passes: float = 0.0
+    steered: list[int]
+    changed: list[bool]
+    eligible: int
+    edited: int
+    passes: float
 
 
 @torch.no_grad()
@@ -189,9 +191,10 @@ def decode_hybrid(
 
     Both models read the same tokens over caches of their own. A steered token costs one pass of one
     position through the blocks above the edited layer, for all candidates together; the edit leaves no
-    trace in the cache, so nothing is steered but this token. `draws` are uniform in [0, 1): stream 0
-    samples tokens, 1 serves the controller, 2 a random judge. Raises `UserError` where the arm
-    needs a thinking model and there is none, and where a prompt leaves no room.
+    trace in the cache, so nothing is steered but this token. The host waits for the device once a token,
+    to know how many rows are steered. `draws` are uniform in [0, 1): stream 0 samples tokens, 1 serves the
+    controller, 2 a random judge. Raises `UserError` where the arm needs a thinking model and there is none, and
+    where a prompt leaves no room.
     """
     if arm.needs_thinking and thinking is None:
         raise UserError(
@@ -206,7 +209,10 @@ def decode_hybrid(
     batch = Batch(base, prompts)
     models = [model for model in (base, other) if model is not None]
     caches = [growing_cache(model) for model in models]
-    found = [Decoded(tokens) for tokens in batch.outputs]
+    draws = draws.to(base.device)
+    steered, changed = list[Tensor](), list[Tensor]()
+    eligible_n = torch.zeros(len(prompts), dtype=torch.long, device=base.device)
+    edited_n, passes = eligible_n.clone(), eligible_n.double()
     layer, kept = arm.proposal.layer, {}
     share = 0.0 if layer is None else (base.n_layers - 1 - layer) / base.n_layers
     hooks = [
@@ -219,7 +225,7 @@ def decode_hybrid(
             with model.bridge.hooks(fwd_hooks=[hooks[i]]):
                 out = model.hf(past_key_values=caches[i], **batch.inputs())
             logits.append(out.logits[:, -1])
-        now = draws[batch.places.cpu(), step].to(base.device)
+        now = draws[batch.places, step]
         view = View(
             step,
             logits[0],
@@ -246,25 +252,25 @@ def decode_hybrid(
                 arm.judge, next_tokens(asked, u), own[rows], part, now[rows, 2]
             )
             edited[rows] = chosen if layer is not None else False
-        n_read = batch.real.sum(1)
-        lists = (batch.places, batch.going, used, tokens != own, eligible, edited, n_read)
-        for place, going, category, changed, may, edit, read in zip(
-            *(x.tolist() for x in lists), strict=True
-        ):
-            if going:
-                row = found[place]
-                row.steered.append(category)
-                row.changed.append(changed)
-                row.eligible += may
-                row.edited += edit
-                row.passes += read * len(logits) + (category >= 0) * n_candidates * share
+        steered.append(batch.by_prompt(used, GONE))
+        changed.append(batch.by_prompt((tokens != own).long(), GONE))
+        eligible_n += batch.by_prompt(eligible.long(), 0)
+        edited_n += batch.by_prompt(edited.long(), 0)
+        read = batch.real.sum(1).double() * len(logits)
+        passes += batch.by_prompt(read + (used >= 0) * (n_candidates * share), 0.0)
         keep = batch.say(tokens)
-        if not batch.going.any():
+        if batch.over:
             break
         if keep is not None:
             for cache in caches:
                 cache.batch_select_indices(keep)
-    return found
+    rows = (
+        batch.outputs(),
+        by_row(steered, GONE),
+        [[bool(x) for x in row] for row in by_row(changed, GONE)],
+        *(x.tolist() for x in (eligible_n, edited_n, passes)),
+    )
+    return [Decoded(*row) for row in zip(*rows, strict=True)]
 
 
 def _steered_rows(

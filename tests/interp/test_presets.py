@@ -51,6 +51,7 @@ def test_built_in_pairs_keep_their_defaults_and_real_models_get_their_own():
     assert config_for("r1-llama-8b").layers == PRESETS["r1-llama-8b"].layers
     asked = config_for("smollm2", task="questions")
     assert (asked.annotator, asked.template) == ("form", "{problem}")
+    assert asked.behaviors == ("question",) and asked.n_null_problems > real.n_null_problems
     assert config_for("smollm2", task="questions", annotator="keywords").annotator == "keywords"
 
 
