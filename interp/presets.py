@@ -31,13 +31,14 @@ QUESTIONS: dict[str, Any] = {
     "annotator": "form",
     "template": "{problem}",
     "behaviors": ("question",),
+    "n_report": 150,
     "max_new_tokens": 60,
     "n_null_problems": 12,
 }
 """What differs for the task of that name, which asks for more text and not for an answer.
 
-Its other form, the statement, is the same direction with the opposite sign. Few sentences fit into a null
-trace, so more problems have them.
+Its other form, the statement, is the same direction with the opposite sign. Few sentences fit into a trace, so
+there are more problems.
 """
 
 

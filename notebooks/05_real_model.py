@@ -42,13 +42,13 @@ print(f"{cfg.n_layers} layers, d_model {cfg.d_model}, {cfg.d_vocab} tokens, aske
 # %% [markdown]
 # ## What it shows in grade-school math
 #
-# Ten problems of reasoning-gym's `gsm_symbolic`, the first 64 tokens of an answer. Sentences of plain English
+# Six problems of reasoning-gym's `gsm_symbolic`, the first 56 tokens of an answer. Sentences of plain English
 # are named by keywords: a rough instrument, which says what a sentence looks like. Hardly any behavior of a
 # thinking model is frequent enough here to be tested; the main job leaves such ones out and says so.
 
 # %%
 math = load_task("gsm_symbolic")
-made = generate(model, math.problems()[:10], math.grade, seed=SEED, max_new_tokens=64)
+made = generate(model, math.problems()[:6], math.grade, seed=SEED, max_new_tokens=56)
 found = segment_all(model, made, "keywords")
 for segment in found[0]:
     print(f"{segment.behavior or '':>22} | {segment.text.strip()}")
@@ -68,9 +68,9 @@ for behavior, count in seen.most_common():
 texts = load_task("questions")
 model.template = "{problem}"  # a text to go on with, not something to be answered
 problems = list(texts.problems())
-fit, select, report = problems[:48], problems[48:54], problems[54:72]
+fit, select, report = problems[:36], problems[36:40], problems[40:52]
 
-traces = generate(model, fit, texts.grade, seed=SEED, max_new_tokens=48)
+traces = generate(model, fit, texts.grade, seed=SEED, max_new_tokens=44)
 segments = segment_all(model, traces, "form")
 store = collect(model, traces, segments, layers=LAYERS, reads=["before"])
 y = store.labels == "question"
@@ -91,7 +91,7 @@ for c in sweep(cells, y, store.groups, MeanDifference(), seed=SEED).cells:
 # `select` problems by the same rule. The smallest p-value that 19 can give is 0.05; `whenlens run` takes 120.
 
 # %%
-N_RANDOM, DOSE, N_NEW = 19, 0.3, 20
+N_RANDOM, DOSE, N_NEW = 19, 0.3, 18
 noise = random_directions(N_RANDOM, model.d_model, 1.0, SEED)
 unit = {layer: float(np.linalg.norm(x, axis=1).mean()) for layer, x in resid.items()}
 
