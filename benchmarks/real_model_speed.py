@@ -321,6 +321,7 @@ def main() -> None:
             table.add_row(
                 row.cost, row.against, f"{row.middle:.2f}", spread, row.bar, held, row.note
             )
+            console.print(f"  {row.cost}: {row.middle:.2f} of {row.against} ({row.bar})")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
