@@ -1,7 +1,7 @@
 """Hybrid generation: the base writes, and where a controller says so its next token is steered."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -170,11 +170,11 @@ class Decoded:
     """
 
     tokens: list[int]
-    steered: list[int]
-    changed: list[bool]
-    eligible: int
-    edited: int
-    passes: float
+    steered: list[int] = field(default_factory=list)
+    changed: list[bool] = field(default_factory=list)
+    eligible: int = 0
+    edited: int = 0
+    passes: float = 0.0
 
 
 @torch.no_grad()
