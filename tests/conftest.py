@@ -7,6 +7,11 @@ from interp.models import load_model
 from interp.organisms.checkpoints import build_model, save_checkpoint
 
 
+def pytest_collection_modifyitems(items):
+    """Notebooks first: one file is one worker's, and the longest should not be left to the end."""
+    items.sort(key=lambda item: "test_notebooks" not in item.nodeid)
+
+
 def _save(folder, scale=1.0, n_layers=3, d_model=32, seed=0):
     model = build_model(seed=seed, d_model=d_model, n_layers=n_layers, n_heads=2, d_mlp=64)
     with torch.no_grad():

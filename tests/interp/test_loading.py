@@ -148,7 +148,9 @@ def test_a_gguf_file_gives_the_logits_of_its_dequantized_weights():
     for row, tokens in zip(found, rows, strict=True):
         with torch.no_grad():
             expected = plain(torch.tensor([tokens])).logits[0]
-        torch.testing.assert_close(row[-len(tokens) :], expected, atol=1e-4, rtol=1e-4)
+        # Of the logits' spread: sums of 30 layers in another order differ in their last bits.
+        close = 1e-4 * max(1.0, float(expected.std()))
+        torch.testing.assert_close(row[-len(tokens) :], expected, atol=close, rtol=1e-4)
     assert model.tokenizer.decode(found[0, -1].argmax()).strip() == "Paris"
 
 
