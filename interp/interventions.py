@@ -26,6 +26,10 @@ def _rowwise(values: Float[Tensor, "*row d_model"], frame: Frame) -> Tensor:
     return values if values.ndim == 1 else values[frame.rows][:, None]
 
 
+def _on(value: float | Tensor, device: torch.device) -> float | Tensor:
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
 @dataclass(frozen=True)
 class Add:
     """Activation addition at one layer (Turner et al. 2308.10248).
@@ -50,8 +54,7 @@ class Add:
 
     def to(self, device: torch.device) -> "Add":
         """The same, where a layer is."""
-        dose = self.dose.to(device) if isinstance(self.dose, Tensor) else self.dose
-        return replace(self, vector=self.vector.to(device), dose=dose)
+        return replace(self, vector=self.vector.to(device), dose=_on(self.dose, device))
 
     def edit(
         self, resid: Float[Tensor, "batch pos d_model"], frame: Frame, layer: int
@@ -111,8 +114,7 @@ class MeanAblate:
     def to(self, device: torch.device) -> "MeanAblate":
         """The same, where a layer is; what is held is held for all layers."""
         means = {layer: mean.to(device) for layer, mean in self.means.items()}
-        strength = self.strength
-        strength = strength.to(device) if isinstance(strength, Tensor) else strength
+        strength = _on(self.strength, device)
         return replace(self, vector=self.vector.to(device), means=means, strength=strength)
 
     def edit(

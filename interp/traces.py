@@ -132,9 +132,9 @@ class Batch:
         return by_row(self._said, NOT_SAID)
 
 
-def by_row(steps: Sequence[Int[Tensor, " row"]], absent: int) -> list[list[int]]:
-    """What each row has at the steps at which it has anything."""
-    return [[x for x in row if x != absent] for row in torch.stack(list(steps), 1).tolist()]
+def by_row(steps: list[Tensor], absent: int) -> list[list[int]]:
+    """What each row has, of one tensor [row] a step, at the steps at which it has anything."""
+    return [[x for x in row if x != absent] for row in torch.stack(steps, 1).tolist()]
 
 
 def _read_shared(model: Model, prompts: Sequence[Sequence[int]], cache: Any) -> None:

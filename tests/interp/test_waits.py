@@ -59,10 +59,9 @@ def count(monkeypatch):
             waits.n += asked_by_us(1)
             return real(tensor)
 
-        monkeypatch.setattr(torch.Tensor, "tolist", tolist)
-        with waits:
+        with monkeypatch.context() as patch, waits:
+            patch.setattr(torch.Tensor, "tolist", tolist)
             work()
-        monkeypatch.setattr(torch.Tensor, "tolist", real)
         return waits.n
 
     return counted
