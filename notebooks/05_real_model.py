@@ -132,15 +132,21 @@ print(
 
 # %%
 fig = go.Figure()
+error = {
+    "array": [0, effect.ci.high - effect.value],
+    "arrayminus": [0, effect.value - effect.ci.low],
+    "symmetric": False,
+}
 fig.add_bar(
-    x=["unsteered", "question direction"], y=[rates[1], rates[0]],
-    marker_color=[theme.BASE, theme.THINKING], showlegend=False,
+    x=["unsteered", "question direction"], y=[rates[1], rates[0]], error_y=error, width=0.5,
+    marker_color=[theme.BASE, theme.color("question")], showlegend=False,
 )  # fmt: skip
 fig.add_scatter(
     x=["random directions"] * N_RANDOM, y=rates[2:], mode="markers",
     marker={"color": theme.NULL, "size": 9, "line": {"width": 1, "color": "gray"}}, showlegend=False,
 )  # fmt: skip
-fig.update_yaxes(title="Share of questions among sentences", range=[0, 1])
+fig.update_xaxes(range=[-0.5, 2.5])
+fig.update_yaxes(title="Share of questions (95% CI of the change)", range=[0, 1])
 fig.update_layout(template=theme.TEMPLATE, width=520, height=360)
 fig
 
