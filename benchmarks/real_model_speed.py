@@ -215,21 +215,19 @@ def generation(s: Setting) -> list[Row]:
         return said[:, batch["input_ids"].shape[1] :].tolist()
 
     same = np.mean([a == b for a, b in zip(ours(None), theirs(GREEDY), strict=True)])
+    took = s.in_turn(
+        {"unsteered": lambda: ours(None), "steered": lambda: ours(None, True)},
+        2 * s.options.repeats,
+    )
+    steered = ratios(took["steered"], took["unsteered"])
     took = s.in_turn({
         "unsteered": lambda: ours(None),
-        "steered": lambda: ours(None, True),
         "generate": lambda: theirs(GREEDY),
-        "sampled": lambda: ours(draws),
         "generate, sampled": lambda: theirs(SAMPLED),
+        "sampled": lambda: ours(draws),
     })  # fmt: skip
-    steered, greedy, sampled = (
-        ratios(took[over], took[under])
-        for over, under in (
-            ("steered", "unsteered"),
-            ("unsteered", "generate"),
-            ("sampled", "generate, sampled"),
-        )
-    )
+    greedy = ratios(took["unsteered"], took["generate"])
+    sampled = ratios(took["sampled"], took["generate, sampled"])
     hugging_face, equal = "Hugging Face generate", f"{same:.0%} of rows equal"
     return [
         Row(f"steered decoding, {N_ROWS} x {N_NEW} tokens", "unsteered", steered, "<= 1.05"),

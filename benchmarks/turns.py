@@ -58,11 +58,14 @@ class Setting:
         return time.perf_counter() - begin
 
     def in_turn(self, works: dict[str, Callable[[], object]], repeats: int | None = None) -> dict:
-        """Seconds of each work, by turns: name to one value a turn."""
+        """Seconds of each work, by turns: name to one value a turn.
+
+        Every second turn runs backwards, so that a machine that slows down or speeds up favors none.
+        """
         found: dict[str, list[float]] = {name: [] for name in works}
-        for _ in range(repeats or self.options.repeats):
-            for name, work in works.items():
-                found[name].append(self.seconds(work))
+        for turn in range(repeats or self.options.repeats):
+            for name in list(works)[:: -1 if turn % 2 else 1]:
+                found[name].append(self.seconds(works[name]))
         for name, values in found.items():
             self.console.print(f"  {name}: {statistics.median(values):.2f} s", highlight=False)
         return found

@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.cache import growing_cache
 from interp.errors import UserError
 from interp.hybrid.vectors import SteeringVectors
-from interp.models import Model
+from interp.models import Model, look_every
 from interp.pooling import hook_name
 from interp.queries import key_values, logits_above
 from interp.traces import MAX_NEW_TOKENS, Batch, by_row, next_tokens
@@ -191,9 +191,10 @@ def decode_hybrid(
 
     Both models read the same tokens over caches of their own. A steered token costs one pass of one
     position through the blocks above the edited layer, for all candidates together; the edit leaves no
-    trace in the cache, so nothing is steered but this token. The host waits for the device once a token,
-    to know how many rows are steered. `draws` are uniform in [0, 1): stream 0 samples tokens, 1 serves the
-    controller, 2 a random judge. Raises `UserError` where the arm needs a thinking model and there is none, and
+    trace in the cache, so nothing is steered but this token. To know which rows are steered is to wait for
+    the device: on an accelerator every row's candidates are computed, and not counted in `passes` where they
+    are not used. `draws` are uniform in [0, 1): stream 0 samples tokens, 1 serves the controller, 2 a random
+    judge. Raises `UserError` where the arm needs a thinking model and there is none, and
     where a prompt leaves no room.
     """
     if arm.needs_thinking and thinking is None:
@@ -240,18 +241,16 @@ def decode_hybrid(
         edited = torch.zeros_like(batch.going)
         n_candidates = 0
         eligible = batch.starts[:, -1] if arm.proposal.starts_only else batch.going
-        rows, which = _steered_rows(arm, view, batch.going & eligible)
+        rows, which, acts = _candidate_rows(arm, view, batch.going & eligible)
         if len(rows):
             part = view.at(rows)
-            used[rows] = which
-            ask = _ask(base, layer, caches[0], batch, rows)
-            asked = arm.proposal.candidates(part, used[rows], ask)
+            used[rows] = which.where(acts, -1)
+            asked = arm.proposal.candidates(part, which, _ask(base, layer, caches[0], batch, rows))
             n_candidates = asked.shape[1]
             u = None if uniforms is None else uniforms[rows, None].expand(-1, n_candidates)
-            tokens[rows], chosen = _judge(
-                arm.judge, next_tokens(asked, u), own[rows], part, now[rows, 2]
-            )
-            edited[rows] = chosen if layer is not None else False
+            said, chosen = _judge(arm.judge, next_tokens(asked, u), own[rows], part, now[rows, 2])
+            tokens[rows] = said.where(acts, own[rows])
+            edited[rows] = chosen & acts if layer is not None else False
         steered.append(batch.by_prompt(used, GONE))
         changed.append(batch.by_prompt((tokens != own).long(), GONE))
         eligible_n += batch.by_prompt(eligible.long(), 0)
@@ -273,17 +272,19 @@ def decode_hybrid(
     return [Decoded(*row) for row in zip(*rows, strict=True)]
 
 
-def _steered_rows(
+def _candidate_rows(
     arm: Arm, view: View, may: Bool[Tensor, " row"]
-) -> tuple[Int[Tensor, " steered"], Int[Tensor, " steered"]]:
-    """The rows that are steered, and the category of each."""
-    rows = (arm.controller.when(view) & may).nonzero()[:, 0]
+) -> tuple[Int[Tensor, " some"], Int[Tensor, " some"], Bool[Tensor, " some"]]:
+    """The rows whose candidates are computed, the category of each, and whether it is steered by it."""
+    when = arm.controller.when(view) & may
+    waits = look_every(when.device) == 1
+    rows = when.nonzero()[:, 0] if waits else torch.arange(len(when), device=when.device)
     if not len(rows):
-        return rows, rows
+        return rows, rows, when[rows]
     which = arm.controller.which(view.at(rows))
     idle = torch.tensor(sorted(arm.proposal.idle), dtype=which.dtype, device=which.device)
-    acts = ~torch.isin(which, idle)
-    return rows[acts], which[acts]
+    acts = when[rows] & ~torch.isin(which, idle)
+    return (rows[acts], which[acts], acts[acts]) if waits else (rows, which, acts)
 
 
 def _keeping(kept: dict[str, Tensor], name: str, layer: int, device: torch.device):
@@ -296,14 +297,14 @@ def _keeping(kept: dict[str, Tensor], name: str, layer: int, device: torch.devic
 def _ask(base: Model, layer: int | None, cache, batch: Batch, rows: Tensor) -> Ask:
     def ask(resid: Tensor) -> Tensor:
         assert layer is not None  # only proposals with a layer ask
-        n = resid.shape[1]
+        n, every = resid.shape[1], len(rows) == len(batch.mask)
         seen = batch.mask[rows].clone()
         seen[:, -1] = False  # a query stands in for the last position
         return logits_above(
             base,
             layer,
             resid,
-            key_values(cache, rows),
+            key_values(cache, None if every else rows),
             seen[:, None].expand(-1, n, -1),
             batch.positions[rows, -1:].expand(-1, n),
         )

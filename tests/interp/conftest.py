@@ -121,3 +121,14 @@ def pair(sharp, other_folder):
 def slow_thinking(other_folder):
     """The slow reference of the pair's thinking model."""
     return slow_model(other_folder)
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """Look every `n` tokens, as on an accelerator."""
+
+    def every(n: int) -> None:
+        for module in ("traces", "interventions", "hybrid.decode"):
+            monkeypatch.setattr(f"interp.{module}.look_every", lambda device: n)
+
+    return every

@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from interp.hybrid.controllers import at_disagreements, one_category
+from interp.hybrid.decode import GRID, Arm, decode_hybrid, steered
+from interp.hybrid.vectors import SteeringVectors
 from interp.interventions import Add, MeanAblate, intervene
 from interp.traces import decode
 
@@ -35,17 +38,6 @@ class Waits(TorchDispatchMode):
         if (masked or func.overloadpacket in ASKING) and asked_by_us(1):
             self.n += 1
         return func(*args, **(kwargs or {}))
-
-
-@pytest.fixture
-def looks(monkeypatch):
-    """Look every `n` tokens, as on an accelerator."""
-
-    def every(n: int) -> None:
-        for module in ("traces", "interventions"):
-            monkeypatch.setattr(f"interp.{module}.look_every", lambda device: n)
-
-    return every
 
 
 @pytest.fixture
@@ -103,6 +95,22 @@ def test_the_device_is_asked_once_in_many_tokens(sharp, looks, count, edited):
     seldom = count(lambda: run(sharp, *some))
     assert often >= N_NEW
     assert seldom <= 2 * (N_NEW // 16) + 4
+
+
+def test_the_hybrid_asks_no_more_often(pair, looks, count):
+    vectors = SteeringVectors("difference", 1, ("any",), 20 * VECTOR[None], torch.zeros(32), None)
+    arm = Arm(at_disagreements("d", one_category()), steered(vectors, GRID), "thinking")
+    draws = torch.rand(len(PROMPTS), N_NEW, 3, generator=torch.Generator().manual_seed(1))
+
+    def work():
+        return decode_hybrid(pair.base, pair.thinking, PROMPTS, arm, draws, True, N_NEW)
+
+    assert any(c >= 0 for row in work() for c in row.steered)
+    often = count(work)
+    looks(16)
+    seldom = count(work)
+    assert often >= N_NEW
+    assert seldom <= N_NEW // 16 + 12
 
 
 def test_nan_is_refused_when_the_block_is_left(sharp, looks):

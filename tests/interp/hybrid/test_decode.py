@@ -150,10 +150,12 @@ def proposal_of(name, vectors):
     }[name]()
 
 
+@pytest.mark.parametrize("every", [1, 16], ids=["cpu", "accelerator"])
 @pytest.mark.parametrize("when, proposal, judge, sampled", CASES)
 def test_tokens_equal_a_slow_loop_without_cache_batch_or_padding(
-    pair, slow, slow_thinking, vectors, prompts, draws, when, proposal, judge, sampled
+    pair, slow, slow_thinking, vectors, prompts, draws, looks, when, proposal, judge, sampled, every
 ):
+    looks(every)
     arm = Arm(controllers()[when], proposal_of(proposal, vectors), judge, THINKING_LAYER)
     found = decode_hybrid(pair.base, pair.thinking, prompts, arm, draws, sampled, N_NEW)
     eos, boundary = pair.base.tokenizer.eos_token_id, pair.base.boundary
