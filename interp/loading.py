@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -19,6 +20,8 @@ from interp.runs import read_json
 DeviceMap = str | dict[str, str | int]
 """Where a model's parts go: `auto`, `balanced`, or a device for each part by name (that of Accelerate)."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+LOCAL: dict = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers reads files: from the disk alone, and without asking whether to run a checkpoint's code."""
 REVISION = re.compile(rf"{HUB_ID.pattern}@[\w./-]+")
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 """What is fetched of a repository: weights as safetensors alone, and no code."""
@@ -63,7 +66,23 @@ def open_checkpoint(
         return _adapted(path, dtype, device_map)
     if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
         raise UserError(f"{str(spec)!r} holds no checkpoint: {EXPECTED}.")
+    _check_index(path)
     return _read(path, dtype, fingerprint(path), device_map)
+
+
+def _check_index(folder: Path) -> None:
+    """Raise `UserError` where the index of a checkpoint in parts names anything but safetensors files here."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    named = read_json(index).get("weight_map")
+    here = {file.name for file in folder.glob("*.safetensors")}
+    if not isinstance(named, dict) or (strange := [n for n in named.values() if n not in here]):
+        what = f"names {strange[0]!r}" if isinstance(named, dict) else "has no weight_map"
+        raise UserError(
+            f"{str(index)!r} {what}: expected the names of .safetensors files in the same folder; save the "
+            "checkpoint again as safetensors."
+        )
 
 
 def looks_remote(spec: str) -> bool:
@@ -90,21 +109,47 @@ def _read(
     """The checkpoint in a folder, or the GGUF file that `options` name, with its numbers made whole."""
     folder = path.parent if options else path
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL, **options)
         with no_progress_bar():
-            weights: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True,
-                device_map=device_map, **options,
+            found: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, device_map=device_map,
+                output_loading_info=True, **LOCAL, **options,
             )  # fmt: skip
+            weights, info = found
     except Exception as error:  # transformers raises almost anything for a damaged checkpoint
         where = "" if device_map is None else f" under the device map {device_map!r}"
         raise UserError(
             f"{str(path)!r} holds no checkpoint that transformers can read{where} ({first_line(error)}): "
             f"{EXPECTED}."
         ) from error
+    if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+        raise UserError(
+            f"{str(path)!r} lacks {len(lacking)} of the weights that its config.json asks for, as {lacking[0]}: "
+            "save or fetch the checkpoint again."
+        )
+    _check_text_only(path, weights.config)
+    largest, rows = (
+        max(tokenizer.get_vocab().values()),
+        weights.get_input_embeddings().weight.shape[0],
+    )
+    if largest >= rows:
+        raise UserError(
+            f"The tokenizer of {str(path)!r} has token ids up to {largest}, but its weights embed {rows} tokens: "
+            "put the tokenizer there that belongs to these weights."
+        )
     if not weights.config.architectures:  # a GGUF file does not say
         weights.config.architectures = [type(weights).__name__]
     return Checkpoint(weights, tokenizer, digest)
+
+
+def _check_text_only(path: Path, config: Any) -> None:
+    """Raise `UserError` for a model that reads more than text: TransformerLens would install what it needs."""
+    senses = [name for name in ("vision_config", "audio_config") if getattr(config, name, None)]
+    if senses:
+        raise UserError(
+            f"{str(path)!r} reads images or sound too (its config.json has {senses[0]}): expected a language "
+            "model; save its text model alone."
+        )
 
 
 def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | None) -> Checkpoint:
@@ -116,23 +161,32 @@ def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | Non
             "adapter_config.json."
         )
     try:
-        from peft import PeftModel
+        from peft import PeftModel, get_peft_model_state_dict
     except ImportError as error:
         raise UserError(
             f"{str(folder)!r} holds an adapter, and peft is not installed: pip install peft."
         ) from error
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise UserError(
+            f"The adapter in {str(folder)!r} has no adapter_model.safetensors, and no other format is read: save "
+            "it again with safe_serialization=True."
+        )
     base = open_checkpoint(named, dtype, None, device_map)
     try:
-        merged = PeftModel.from_pretrained(base.weights, folder).merge_and_unload()  # pyright: ignore[reportCallIssue]
+        adapted: Any = PeftModel.from_pretrained(base.weights, folder)  # pyright: ignore[reportCallIssue]
+        with safe_open(weights, "pt") as file:
+            strange = set(file.keys()) ^ set(get_peft_model_state_dict(adapted))
+        if strange:
+            raise ValueError(f"{min(strange)} is in one of them alone")
+        merged = adapted.merge_and_unload()
     except Exception as error:
         raise UserError(
             f"The adapter in {str(folder)!r} does not fit its base {named!r} ({first_line(error)}): check that "
             "base_model_name_or_path names the model that it was trained on."
         ) from error
     own = (folder / "tokenizer_config.json").is_file()
-    tokenizer = (
-        AutoTokenizer.from_pretrained(folder, local_files_only=True) if own else base.tokenizer
-    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL) if own else base.tokenizer
     files = [*folder.glob("*.safetensors"), folder / "adapter_config.json"]
     return Checkpoint(merged, tokenizer, _digest(files, base.fingerprint))
 
@@ -152,8 +206,9 @@ def _fetched(name: str, revision: str | None) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """A short SHA-256 of a checkpoint folder's weights and configuration."""
-    return _digest([*folder.glob("*.safetensors"), folder / "config.json"])
+    """A short SHA-256 of a checkpoint folder's weights, their index if there is one, and configuration."""
+    index = folder.glob("*.safetensors.index.json")
+    return _digest([*folder.glob("*.safetensors"), *index, folder / "config.json"])
 
 
 def _digest(files: Iterable[Path], start: str = "") -> str:

@@ -97,7 +97,8 @@ class Model:
                 "come from: load it with load_model, or run in one process with --workers 1."
             )
         asked = self.template, self.temperature
-        return _again, (self.source, self.name, self.fingerprint, *asked)
+        files = self.fingerprint, self.tokenizer_hash
+        return _again, (self.source, self.name, files, *asked)
 
     @property
     def hf(self) -> Any:
@@ -221,15 +222,20 @@ def load_model(
 
 
 @cache
-def _again(source: Source, name: str, fingerprint: str, template: str, temperature: float) -> Model:
+def _again(
+    source: Source, name: str, files: tuple[str, str], template: str, temperature: float
+) -> Model:
     """The model of another process, loaded here."""
     where = dict(source.device_map) if isinstance(source.device_map, tuple) else source.device_map
     model = load_model(source.spec, name, source.device, source.revision, where, source.dtype)
-    if model.fingerprint != fingerprint:
-        raise UserError(
-            f"{source.spec!r} holds other weights here ({model.fingerprint}) than where the run was started "
-            f"({fingerprint}): put the same files there on every machine."
-        )
+    for what, own, asked in zip(
+        ("weights", "tokens"), (model.fingerprint, model.tokenizer_hash), files, strict=True
+    ):
+        if own != asked:
+            raise UserError(
+                f"{source.spec!r} holds other {what} here ({own[:16]}) than where the run was started "
+                f"({asked[:16]}): put the same files there on every machine."
+            )
     model.template, model.temperature = template, temperature
     return model
 

@@ -40,9 +40,11 @@ class Pair:
 
     @property
     def fingerprints(self) -> list[str]:
-        """What results depend on of the models: weights, and how they are asked."""
-        models = (self.base, self.thinking)
-        return [f"{m.fingerprint}/{m.template}/{m.temperature}" for m in models]
+        """What results depend on of the models: weights, tokenizer, and how they are asked."""
+        return [
+            f"{m.fingerprint}/{m.tokenizer_hash}/{m.template}/{m.temperature}"
+            for m in (self.base, self.thinking)
+        ]
 
     def described(self) -> dict:
         """How each model was loaded and asked, as JSON."""

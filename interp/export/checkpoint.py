@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from interp.errors import UserError
-from interp.loading import fingerprint, no_progress_bar
+from interp.loading import LOCAL, fingerprint, no_progress_bar
 from interp.models import Model
 
 
@@ -37,7 +37,7 @@ def plain_model(folder: Path, device: torch.device) -> Any:
     try:
         with no_progress_bar():
             model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+                folder, dtype=torch.float32, use_safetensors=True, **LOCAL
             )
     except Exception as error:  # transformers raises almost anything for a damaged checkpoint
         raise UserError(f"transformers cannot load {str(folder)!r} ({error}).") from error

@@ -1,0 +1,139 @@
+"""Checkpoints that would run code, fill in random weights, or read what is not theirs are refused."""
+
+import io
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+)
+
+from interp.errors import UserError
+from interp.models import load_model
+from interp.pairs import Pair
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path):
+    """A copy of a checkpoint, to be spoiled."""
+    return shutil.copytree(tiny_folder, tmp_path / "copy")
+
+
+def change(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize("what", ["model", "tokenizer"])
+def test_code_of_a_checkpoint_is_not_run_even_if_someone_says_yes(folder, monkeypatch, what):
+    ran = folder / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass\n")
+    auto = {name: "own.Own" for name in ("AutoConfig", "AutoModelForCausalLM")}
+    if what == "model":
+        change(folder / "config.json", model_type="own", auto_map=auto)
+    else:
+        change(
+            folder / "tokenizer_config.json",
+            tokenizer_class="Own",
+            auto_map={"AutoTokenizer": ["own.Own", "own.Own"]},
+        )
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    try:
+        load_model(folder, device="cpu")
+    except UserError:
+        pass
+    else:
+        assert what == "tokenizer"  # tokenizer.json is enough for one without its code
+    assert not ran.exists()
+
+
+def test_weights_that_are_missing_are_not_made_up(folder):
+    tensors = load_file(folder / WEIGHTS)
+    kept = {name: tensor for name, tensor in tensors.items() if ".1." not in name}
+    assert 0 < len(kept) < len(tensors)
+    save_file(kept, folder / WEIGHTS, {"format": "pt"})
+    n = len(tensors) - len(kept)
+    with pytest.raises(UserError, match=rf"lacks {n} of the weights .* as model\.layers\.1\."):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "../outside.safetensors"])
+def test_an_index_may_name_only_safetensors_files_beside_it(folder, tiny_folder, name):
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).rename(folder / "decoy.safetensors")
+    shutil.copy(tiny_folder / WEIGHTS, folder.parent / "outside.safetensors")
+    torch.save(tensors, folder / "weights.bin")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, name)}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=f"names '{name}': expected the names of .safetensors"):
+        load_model(folder, device="cpu")
+
+
+def test_a_checkpoint_in_parts_loads_and_its_index_is_in_the_fingerprint(tiny, tiny_folder, folder):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    (folder / WEIGHTS).unlink()
+    model.save_pretrained(folder, max_shard_size="50KB")
+    index = folder / f"{WEIGHTS}.index.json"
+    found = load_model(folder, device="cpu")
+    for name, tensor in tiny.bridge.original_model.state_dict().items():
+        assert torch.equal(found.bridge.original_model.state_dict()[name], tensor)
+    change(index, metadata={"total_size": 1})
+    assert load_model(folder, device="cpu").fingerprint != found.fingerprint
+
+
+@pytest.mark.parametrize("spoiled", ["format", "names"])
+def test_an_adapter_that_is_a_pickle_or_has_other_names_is_refused(tiny_folder, tmp_path, spoiled):
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    change(tmp_path / "adapter_config.json", base_model_name_or_path=str(tiny_folder))
+    weights = tmp_path / "adapter_model.safetensors"
+    tensors, said = load_file(weights), "has no adapter_model.safetensors"
+    if spoiled == "format":
+        weights.unlink()
+        torch.save(tensors, tmp_path / "adapter_model.bin")
+    else:
+        save_file({name.replace("q_proj", "x_proj"): t for name, t in tensors.items()}, weights)
+        said = "does not fit its base"
+    with pytest.raises(UserError, match=said):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_weights_embed_is_refused(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken(f"<extra {i}>") for i in range(300)])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match="put the tokenizer there that belongs to these weights"):
+        load_model(folder, device="cpu")
+
+
+def test_a_model_that_reads_images_is_refused_before_anything_is_installed(folder, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"ran {args}")
+
+    monkeypatch.setattr("subprocess.check_call", refuse)
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = Gemma3Config(
+        text_config=small
+        | {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 200},
+        vision_config=small | {"num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+    )
+    (folder / WEIGHTS).unlink()
+    Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    with pytest.raises(UserError, match="reads images or sound too"):
+        load_model(folder, device="cpu")
+
+
+def test_results_depend_on_the_tokenizer_too(tiny, folder):
+    change(folder / "tokenizer_config.json", chat_template="{{ messages[0]['content'] }}!")
+    other = load_model(folder, device="cpu")
+    assert other.fingerprint == tiny.fingerprint
+    assert Pair("x", other, other).fingerprints != Pair("x", tiny, tiny).fingerprints
