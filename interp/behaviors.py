@@ -122,7 +122,9 @@ LABELS = {"form": (QUESTION, STATEMENT)}
 
 
 def labels_of(annotator: str | Annotator) -> tuple[str, ...]:
-    """The labels that an annotator may give."""
+    """The labels that an annotator may give; raises `UserError` with the nearest names for an unknown one."""
+    if isinstance(annotator, str) and annotator not in ANNOTATORS:
+        raise unknown_name("annotator", annotator, ANNOTATORS)
     return LABELS.get(annotator, BEHAVIORS) if isinstance(annotator, str) else BEHAVIORS
 
 
@@ -134,8 +136,6 @@ def annotate(segments: Sequence[Segment], annotator: str | Annotator) -> list[Se
     """
     known = labels_of(annotator)
     if isinstance(annotator, str):
-        if annotator not in ANNOTATORS:
-            raise unknown_name("annotator", annotator, ANNOTATORS)
         annotator = ANNOTATORS[annotator]
     labels = list(annotator([segment.text for segment in segments]))
     if len(labels) != len(segments):

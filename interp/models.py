@@ -75,10 +75,11 @@ class Model:
     """
 
     name: str
-    bridge: TransformerBridge
-    tokenizer: Any  # a PreTrainedTokenizerBase, whose stubs are unions of everything
+    bridge: TransformerBridge = field(repr=False)
+    # A PreTrainedTokenizerBase, whose stubs are unions of everything.
+    tokenizer: Any = field(repr=False)
     fingerprint: str
-    plain: Plain
+    plain: Plain = field(repr=False)
     template: str = PROBLEM
     temperature: float = 1.0
     source: Source | None = None

@@ -21,7 +21,7 @@ class Setup(Generic[C]):
     """A pair, a configuration, a run's folder and where its work is done.
 
     `kind` is what the run is: a folder of another kind or configuration is refused. Raises `UserError`
-    where prompts exceed the budget.
+    where there is one model alone, and where prompts exceed the budget.
     """
 
     def __init__(
@@ -33,6 +33,11 @@ class Setup(Generic[C]):
         progress: Progress,
         engine: Engine = HERE,
     ) -> None:
+        if pair.alone:
+            raise UserError(
+                f"{pair.base.name} stands alone, and a {kind} needs the thinking model trained from it too: give "
+                "--thinking, or use whenlens run."
+            )
         self.pair, self.config, self.progress, self.engine = pair, config, progress, engine
         longest = max(
             len(prompt_tokens(pair.base, p.prompt)) for s in self.splits.values() for p in s
@@ -52,5 +57,4 @@ class Setup(Generic[C]):
 
     def stage(self, name: str, work: Callable[[Path], None], *inputs: object) -> Path:
         """A stage that depends on the configuration, both models, and what else is named (JSON)."""
-        hashes = [model.tokenizer_hash for model in (self.pair.base, self.pair.thinking)]
-        return self.run.stage(name, [self.pair.fingerprints, hashes, *inputs], work)
+        return self.run.stage(name, [self.pair.fingerprints, *inputs], work)

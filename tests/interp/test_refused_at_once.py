@@ -1,0 +1,30 @@
+"""What cannot work is refused before anything long begins."""
+
+import pytest
+
+from interp.config import Config, DivergenceConfig, HybridConfig
+from interp.errors import UserError
+from interp.pairs import Pair
+from interp.pipeline import run_main_job
+from interp.progress import Progress
+from interp.setup import Setup
+
+
+@pytest.mark.parametrize(
+    "kind, config", [("hybrid", HybridConfig("x")), ("divergence", DivergenceConfig("x"))]
+)
+def test_one_model_alone_has_no_hybrid_and_no_divergence(tiny, tmp_path, kind, config):
+    with pytest.raises(UserError, match=f"stands alone, and a {kind} needs .* give --thinking"):
+        Setup(kind, Pair("x", tiny, tiny), config, tmp_path / "out", Progress())
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_annotator_is_refused_before_models_are_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("interp.pipeline.load_pair", None)
+    with pytest.raises(UserError, match=r"annotator 'keyword'.*keywords"):
+        run_main_job(Config("countdown-rl", annotator="keyword", behaviors=None), tmp_path, "")
+
+
+def test_a_model_says_in_a_line_what_it_is(tiny):
+    assert tiny.fingerprint in repr(tiny)
+    assert len(repr(tiny)) < 600
