@@ -81,13 +81,13 @@ def padded(model: Model, traces: Sequence[Trace]) -> dict:
     return {"attention_mask": real.long(), "position_ids": positions_of(real), "input_ids": ids}
 
 
-def cache_everything(
+def cache_then_pool(
     model: Model,
     traces: Sequence[Trace],
     segments: list[list[Segment]],
     names_filter: Callable[[str], bool] | None = None,
 ) -> dict:
-    """`run_with_cache`, of everything as it comes, and the same means taken from it."""
+    """`run_with_cache`, by default of everything, and the same means taken from it."""
     batch = padded(model, traces)
     with torch.no_grad():
         _, cache = model.bridge.run_with_cache(
@@ -108,7 +108,7 @@ def cache_everything(
 
 def cache_stream(model: Model, traces: Sequence[Trace], segments: list[list[Segment]]) -> dict:
     """`run_with_cache` told to keep the residual stream alone."""
-    return cache_everything(model, traces, segments, lambda name: name.endswith("hook_resid_post"))
+    return cache_then_pool(model, traces, segments, lambda name: name.endswith("hook_resid_post"))
 
 
 def pool_all(model: Model, traces: Sequence[Trace], segments: list[list[Segment]]) -> dict:
@@ -117,7 +117,7 @@ def pool_all(model: Model, traces: Sequence[Trace], segments: list[list[Segment]
     return pool_batch(model, traces, segments, hooks, READS)
 
 
-WORKS = {"pooled": pool_all, "everything": cache_everything, "stream": cache_stream}
+WORKS = {"pooled": pool_all, "everything": cache_then_pool, "stream": cache_stream}
 
 
 def caching(s: Setting) -> list[Row]:
@@ -129,14 +129,14 @@ def caching(s: Setting) -> list[Row]:
     def body() -> None:
         s.plain.base_model(**batch, use_cache=False)
 
-    pooled, whole = pool_all(s.model, *data), cache_everything(s.model, *data)
+    pooled, whole = pool_all(s.model, *data), cache_then_pool(s.model, *data)
     apart = max(float((pooled[key] - whole[key].cpu()).abs().max()) for key in whole)
     largest = max(float(values.abs().max()) for values in whole.values())
     took = s.in_turn(
         {"forward": body, "pooled": lambda: pool_all(s.model, *data)}, 2 * s.options.repeats
     )
     both = s.in_turn({
-        "everything": lambda: cache_everything(s.model, *data),
+        "everything": lambda: cache_then_pool(s.model, *data),
         "stream": lambda: cache_stream(s.model, *data),
         "pooled": lambda: pool_all(s.model, *data),
     })  # fmt: skip

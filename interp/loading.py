@@ -20,11 +20,11 @@ from interp.runs import read_json
 DeviceMap = str | dict[str, str | int]
 """Where a model's parts go: `auto`, `balanced`, or a device for each part by name (that of Accelerate)."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-LOCAL: dict = {"local_files_only": True, "trust_remote_code": False}
-"""How transformers reads files: from the disk alone, and without asking whether to run a checkpoint's code."""
 REVISION = re.compile(rf"{HUB_ID.pattern}@[\w./-]+")
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 """What is fetched of a repository: weights as safetensors alone, and no code."""
+LOCAL: dict = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers reads files: from the disk alone, and without asking whether to run a checkpoint's code."""
 EXPECTED = (
     "expected a folder with config.json, *.safetensors and tokenizer files, a folder with a PEFT adapter, a "
     ".gguf file, or the id of a model on the hub (ORGANIZATION/NAME or ORGANIZATION/NAME@REVISION); check the "
@@ -128,15 +128,7 @@ def _read(
             "save or fetch the checkpoint again."
         )
     _check_text_only(path, weights.config)
-    largest, rows = (
-        max(tokenizer.get_vocab().values()),
-        weights.get_input_embeddings().weight.shape[0],
-    )
-    if largest >= rows:
-        raise UserError(
-            f"The tokenizer of {str(path)!r} has token ids up to {largest}, but its weights embed {rows} tokens: "
-            "put the tokenizer there that belongs to these weights."
-        )
+    _check_tokens(path, weights, tokenizer)
     if not weights.config.architectures:  # a GGUF file does not say
         weights.config.architectures = [type(weights).__name__]
     return Checkpoint(weights, tokenizer, digest)
@@ -149,6 +141,17 @@ def _check_text_only(path: Path, config: Any) -> None:
         raise UserError(
             f"{str(path)!r} reads images or sound too (its config.json has {senses[0]}): expected a language "
             "model; save its text model alone."
+        )
+
+
+def _check_tokens(path: Path, weights: Any, tokenizer: Any) -> None:
+    """Raise `UserError` for a tokenizer with tokens that the weights do not embed."""
+    largest = max(tokenizer.get_vocab().values())
+    rows = weights.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        raise UserError(
+            f"The tokenizer of {str(path)!r} has token ids up to {largest}, but its weights embed {rows} tokens: "
+            "put the tokenizer there that belongs to these weights."
         )
 
 
@@ -187,6 +190,7 @@ def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | Non
         ) from error
     own = (folder / "tokenizer_config.json").is_file()
     tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL) if own else base.tokenizer
+    _check_tokens(folder, merged, tokenizer)
     files = [*folder.glob("*.safetensors"), folder / "adapter_config.json"]
     return Checkpoint(merged, tokenizer, _digest(files, base.fingerprint))
 

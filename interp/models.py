@@ -136,7 +136,7 @@ class Model:
         mask[: len(ends)] = torch.tensor(ends)[: len(mask)]
         return mask
 
-    @property
+    @cached_property
     def tokenizer_hash(self) -> str:
         """SHA-256 over vocabulary and chat template: directions travel only between equal ones."""
         parts = [sorted(self.tokenizer.get_vocab().items()), self.tokenizer.chat_template]

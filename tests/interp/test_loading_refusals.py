@@ -107,8 +107,18 @@ def test_an_adapter_that_is_a_pickle_or_has_other_names_is_refused(tiny_folder, 
         load_model(tmp_path, device="cpu")
 
 
-def test_a_tokenizer_with_more_tokens_than_the_weights_embed_is_refused(folder):
+@pytest.mark.parametrize("where", ["checkpoint", "adapter"])
+def test_a_tokenizer_with_more_tokens_than_the_weights_embed_is_refused(folder, tmp_path, where):
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    if where == "adapter":
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        tuned, base_folder, folder = (
+            get_peft_model(base, LoraConfig(r=2)),
+            folder,
+            tmp_path / "lora",
+        )
+        tuned.save_pretrained(folder)
+        change(folder / "adapter_config.json", base_model_name_or_path=str(base_folder))
     tokenizer.add_tokens([AddedToken(f"<extra {i}>") for i in range(300)])
     tokenizer.save_pretrained(folder)
     with pytest.raises(UserError, match="put the tokenizer there that belongs to these weights"):
