@@ -145,13 +145,15 @@ def _check_text_only(path: Path, config: Any) -> None:
 
 
 def _check_tokens(path: Path, weights: Any, tokenizer: Any) -> None:
-    """Raise `UserError` for a tokenizer with tokens that the weights do not embed."""
-    largest = max(tokenizer.get_vocab().values())
+    """Raise `UserError` for a tokenizer with tokens that the weights do not embed, added ones excepted.
+
+    Those do no harm unless a text has them, which `prompt_tokens` sees.
+    """
     rows = weights.get_input_embeddings().weight.shape[0]
-    if largest >= rows:
+    if tokenizer.vocab_size > rows:
         raise UserError(
-            f"The tokenizer of {str(path)!r} has token ids up to {largest}, but its weights embed {rows} tokens: "
-            "put the tokenizer there that belongs to these weights."
+            f"The tokenizer of {str(path)!r} has {tokenizer.vocab_size} tokens, but its weights embed {rows}: put "
+            "the tokenizer there that belongs to these weights."
         )
 
 

@@ -30,9 +30,18 @@ NOT_SAID = -1
 
 
 def prompt_tokens(model: Model, prompt: str) -> list[int]:
-    """Token ids of a prompt in its template, with one leading beginning-of-sequence token, if there is any."""
+    """Token ids of a prompt in its template, with one leading beginning-of-sequence token, if there is any.
+
+    Raises `UserError` for a token that was added to the tokenizer and that the model does not embed.
+    """
     text = model.template.replace(PROBLEM, prompt)
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if strange := [token for token in ids if token >= model.bridge.cfg.d_vocab]:
+        word = model.tokenizer.convert_ids_to_tokens(strange[0])
+        raise UserError(
+            f"The prompt {prompt[:60]!r} has the token {word!r}, which {model.name} has no embedding for: leave "
+            "it out, or use the tokenizer that belongs to these weights."
+        )
     bos = model.tokenizer.bos_token_id
     return list(ids) if bos is None or ids[:1] == [bos] else [bos, *ids]
 

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from transformers import (
 from interp.errors import UserError
 from interp.models import load_model
 from interp.pairs import Pair
+from interp.traces import generate
+from tests.interp.conftest import PROBLEMS
 
 WEIGHTS = "model.safetensors"
 
@@ -119,10 +122,24 @@ def test_a_tokenizer_with_more_tokens_than_the_weights_embed_is_refused(folder, 
         )
         tuned.save_pretrained(folder)
         change(folder / "adapter_config.json", base_model_name_or_path=str(base_folder))
-    tokenizer.add_tokens([AddedToken(f"<extra {i}>") for i in range(300)])
     tokenizer.save_pretrained(folder)
+    parts = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = parts["model"]["vocab"]
+    vocabulary |= {f"extra-{i}": len(vocabulary) + i for i in range(300)}
+    (folder / "tokenizer.json").write_text(json.dumps(parts))
     with pytest.raises(UserError, match="put the tokenizer there that belongs to these weights"):
         load_model(folder, device="cpu")
+
+
+def test_an_added_token_without_an_embedding_does_no_harm_until_a_prompt_has_it(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken(f"<extra {i}>") for i in range(300)])
+    tokenizer.save_pretrained(folder)
+    model = load_model(folder, device="cpu")
+    assert generate(model, PROBLEMS[:1], max_new_tokens=2)
+    spoiled = replace(PROBLEMS[0], prompt=PROBLEMS[0].prompt + " <extra 299>")
+    with pytest.raises(UserError, match="'<extra 299>', which copy has no embedding for"):
+        generate(model, [spoiled], max_new_tokens=2)
 
 
 def test_a_model_that_reads_images_is_refused_before_anything_is_installed(folder, monkeypatch):
