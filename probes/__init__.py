@@ -24,6 +24,7 @@ from probes.inference import (
     percentile_interval,
     permutation_p_value,
     ratio_bootstrap,
+    simplest_near_best,
 )
 from probes.logistic import LogisticSweep, logistic_sweep
 from probes.metrics import (
@@ -91,6 +92,7 @@ __all__ = [
     "NoRoom",
     "share_above",
     "share_of_ceiling",
+    "simplest_near_best",
     "shuffle_labels",
     "split_groups",
     "sweep",

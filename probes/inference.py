@@ -1,6 +1,6 @@
 """Intervals from resampling groups (problems), p-values, and gap recovery."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -356,3 +356,11 @@ def _ratio_samples(
 ) -> Float[np.ndarray, " boot"]:
     total = weights @ den
     return weights @ num / np.where(total > 0, total, np.nan)
+
+
+def simplest_near_best(scores: Sequence[float], errors: Sequence[float]) -> int:
+    """The first of what is ordered from simple to complex whose score is within one standard error, the
+    best's, of the best score (Breiman et al. 1984, section 3.4.3).
+    """
+    best = int(np.argmax(scores))
+    return next(i for i, score in enumerate(scores) if score >= scores[best] - errors[best])

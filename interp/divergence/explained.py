@@ -24,6 +24,7 @@ from probes import (
     covariance_matched_directions,
     permutation_p_value,
     random_directions,
+    simplest_near_best,
 )
 
 DOSES = (0.1, 0.2, 0.3, 0.5, 0.8)
@@ -219,23 +220,26 @@ def choose_use(
     seed: int,
     n_sets: int = 5,
 ) -> Use:
-    """The layer and dose at which the directions explain most beyond as many random ones.
+    """The weakest layer and dose within one standard error of the best.
 
-    Over the high divergences; over all where there are none.
+    The best explains most beyond as many random directions: of the high divergences, or of all where there
+    are none. The standard error is over problems.
     """
     counts = select.high if select.high.any() else np.ones(len(select.kl), bool)
-    best, use = -np.inf, Use(0, DOSES[0])
-    for layer in range(len(vectors)):
-        for dose in DOSES:
-            length = dose * units[layer]
-            n, d_model = vectors[layer].shape
-            real = closed(select.kl, select.steered(layer, shifts_of(vectors[layer], length)))
-            random = random_shifts(n_sets, n, d_model, length, seed + 1)
-            null = closed(select.kl, select.steered(layer, random)).reshape(n_sets, n, -1)
-            excess = real[:, counts].any(0).mean() - null[..., counts].any(1).mean()
-            if excess > best:
-                best, use = excess, Use(layer, dose)
-    return use
+    _, problem = np.unique(select.groups[counts], return_inverse=True)
+    uses = [Use(layer, dose) for dose in DOSES for layer in range(len(vectors))]
+    scores, errors = [], []
+    for use in uses:
+        ours, length = vectors[use.layer], use.dose * units[use.layer]
+        n, d_model = ours.shape
+        real = closed(select.kl, select.steered(use.layer, shifts_of(ours, length)))
+        random = random_shifts(n_sets, n, d_model, length, seed + 1)
+        null = closed(select.kl, select.steered(use.layer, random)).reshape(n_sets, n, -1)
+        excess = real[:, counts].any(0) - null[..., counts].any(1).mean(0)
+        by_problem = np.bincount(problem, excess) / np.bincount(problem)
+        scores.append(excess.mean())
+        errors.append(by_problem.std(ddof=1) / len(by_problem) ** 0.5)
+    return uses[simplest_near_best(scores, errors)]
 
 
 def explain(

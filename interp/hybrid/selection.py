@@ -24,6 +24,7 @@ from interp.hybrid.preparation import Traces
 from interp.hybrid.vectors import METHODS
 from interp.runs import read_json, write_json
 from interp.setup import Setup
+from probes import simplest_near_best
 
 DOSES = (0.3, 0.6)
 """Lengths of differences of means that are tried, in mean norms of the residual stream."""
@@ -154,7 +155,7 @@ class Selection:
         The finalists are the most accurate full hybrid of each kind of coefficients, and the best is the
         farthest above random vectors of the same lengths, or above the base where that is better: a judge
         helps random vectors too, so accuracy alone would choose what the judge lends. The standard error
-        is that of the best's accuracy over problems (the rule of Breiman et al. 1984, section 3.4.3). A full
+        is that of the best's accuracy over problems. A full
         hybrid steers wherever the models disagree; differences of means, which do so only where a segment
         may start, stand alone. Random sets differ more than problems do, so there are many sets on the
         first problems. The finalists' `rows` get their final numbers.
@@ -186,12 +187,6 @@ class Selection:
             scores.append(accuracy.mean() - max(lent, 0.0))
             errors.append(accuracy.std(ddof=1) / len(accuracy) ** 0.5)
         return recipe_of(finalists[simplest_near_best(scores, errors)])
-
-
-def simplest_near_best(scores: Sequence[float], errors: Sequence[float]) -> int:
-    """The first of what is ordered from simple to complex within the best's standard error of the best."""
-    best = int(np.argmax(scores))
-    return next(i for i, score in enumerate(scores) if score >= scores[best] - errors[best])
 
 
 def recipe_of(row: dict) -> Recipe:

@@ -19,6 +19,7 @@ from probes import (
     permutation_p_value,
     ratio_bootstrap,
     rng,
+    simplest_near_best,
 )
 
 
@@ -259,3 +260,17 @@ def test_intervals_follow_a_change_of_units(seed, scale, shift):
     changed = bootstrap_over_groups(values * scale + shift, groups, n_boot=200)
     assert changed.ci.low == pytest.approx(plain.ci.low * scale + shift)
     assert changed.ci.high == pytest.approx(plain.ci.high * scale + shift)
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ([0.50, 0.52, 0.60, 0.59], 2),  # the best is far above all simpler ones
+        ([0.575, 0.50, 0.60, 0.59], 0),  # the simplest is within the best's error
+        ([0.50, 0.585, 0.60, 0.59], 1),
+        ([0.60, 0.60, 0.60, 0.60], 0),
+        ([0.50, 0.59, 0.58, 0.62], 3),  # the error that counts is the best's own
+    ],
+)
+def test_the_simplest_within_one_standard_error_of_the_best_is_chosen(scores, chosen):
+    assert simplest_near_best(scores, [0.5, 0.5, 0.03, 0.02]) == chosen

@@ -16,7 +16,7 @@ from interp.hybrid.measures import (
     verdict,
 )
 from interp.hybrid.outcomes import FIELDS, Outcome
-from interp.hybrid.selection import Choice, simplest_near_best
+from interp.hybrid.selection import Choice
 from interp.types import Trace
 
 N = 400
@@ -145,17 +145,3 @@ def test_the_factorial_is_full_and_methods_differ_from_the_chosen_in_one_factor(
             == 1
         )
     assert len(found) == 4 + 2 + 3
-
-
-@pytest.mark.parametrize(
-    ("scores", "chosen"),
-    [
-        ([0.50, 0.52, 0.60, 0.59], 2),  # the best is far above all simpler ones
-        ([0.575, 0.50, 0.60, 0.59], 0),  # the simplest is within the best's error
-        ([0.50, 0.585, 0.60, 0.59], 1),
-        ([0.60, 0.60, 0.60, 0.60], 0),
-        ([0.50, 0.59, 0.58, 0.62], 3),  # the error that counts is the best's own
-    ],
-)
-def test_the_simplest_within_one_standard_error_of_the_best_is_chosen(scores, chosen):
-    assert simplest_near_best(scores, [0.5, 0.5, 0.03, 0.02]) == chosen
