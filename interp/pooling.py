@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from interp.errors import UserError
-from interp.models import Model, left_pad, positions_of
+from interp.layout import packed, padded
+from interp.models import Model
 from interp.types import Segment, Trace
 
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -58,17 +59,17 @@ def pool_batch(
 ) -> dict[tuple[str, str], Float[Tensor, "segment d_model"]]:
     """One forward over the traces; only means over read spans ever leave a hook, in float32.
 
-    It makes no logits, and ends with the last block that is read unless other hooks wait above. Raises
-    `UserError` where a span lies outside of its trace.
+    It makes no logits, and unless there are other hooks it reads a beginning that texts have in common once
+    where that saves work, and ends with the last block that is read. Raises `UserError` where a span lies
+    outside of its trace.
     """
-    ids, real = left_pad(
-        [trace.tokens for trace in traces], model.tokenizer.pad_token_id or 0, model.device
-    )
+    alone, texts = not model.bridge.list_hooks(), [trace.tokens for trace in traces]
+    layout = (packed(model, texts) if alone else None) or padded(model, texts)
     n_segments = sum(map(len, segments))
     spans = [
-        _span(read, part, len(trace.tokens), (row + 1) * ids.shape[1] - len(trace.tokens))
+        _span(read, part, text)
         for read in reads
-        for row, (trace, parts) in enumerate(zip(traces, segments, strict=True))
+        for text, parts in zip(layout.places, segments, strict=True)
         for part in parts
     ]
     places = torch.tensor([x for span in spans for x in span], dtype=torch.long).to(model.device)
@@ -88,14 +89,8 @@ def pool_batch(
 
         return hook
 
-    alone = not model.bridge.list_hooks()
     with model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in hooks]), suppress(_AllRead):
-        model.hf.base_model(
-            input_ids=ids,
-            attention_mask=real.long(),
-            position_ids=positions_of(real),
-            use_cache=False,
-        )
+        model.hf.base_model(**layout.inputs, use_cache=False)
     if model.device.type == "cuda":
         for device in range(torch.cuda.device_count()):  # copies are underway until here
             torch.cuda.synchronize(device)
@@ -114,13 +109,13 @@ class _AllRead(Exception):
     """Ends a forward pass of which nothing more is needed."""
 
 
-def _span(read: str, part: Segment, n_tokens: int, shift: int) -> range:
-    """Places of a read span's tokens in the flattened batch, where the trace's first token is at `shift`."""
+def _span(read: str, part: Segment, places: Sequence[int]) -> Sequence[int]:
+    """Where a read span's tokens are, of its text's `places`."""
     low, high = read_span(read, part.start, part.end)
-    high = min(high, n_tokens)
-    if not 0 <= low < high:
+    found = places[max(0, low) : high]
+    if low < 0 or not found:
         raise UserError(
             f"Read position {read!r} of the segment at tokens {part.start} to {part.end} lies outside of its "
-            f"trace of {n_tokens} tokens: choose another position, or leave the segment out."
+            f"trace of {len(places)} tokens: choose another position, or leave the segment out."
         )
-    return range(shift + low, shift + high)
+    return found

@@ -10,13 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from interp.layout import attention_mask
 from interp.models import Model, positions_of
 from interp.pooling import hook_name
 
 KeyValues = Sequence[tuple[Tensor, Tensor]]
 """Keys and values [row, head, pos, d_head] of every layer."""
-SLIDING = "sliding_attention"
-"""Transformers' name for layers that see a window of the text alone."""
 Above = Callable[[int, Float[Tensor, "query row d_model"]], Float[Tensor, "query row d_model"]]
 """Edits the output of a block, given its layer."""
 
@@ -75,11 +74,12 @@ def logits_above(
     block k in turn.
     """
     hf: Any = model.bridge.original_model
-    mask: Any = _mask(seen, resid)
-    if SLIDING in (getattr(hf.base_model.config, "layer_types", None) or ()):
-        behind = positions[..., None] - (seen.cumsum(-1) - 1)
-        near = seen & (behind < hf.base_model.config.sliding_window)
-        mask = {"full_attention": mask, SLIDING: _mask(near, resid)}
+    itself = torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device).expand(
+        len(seen), -1, -1
+    )
+    behind = positions[..., None] - (seen.cumsum(-1) - 1)
+    behind = torch.cat([behind, torch.zeros_like(itself, dtype=behind.dtype)], -1)
+    mask = attention_mask(hf, torch.cat([seen, itself], -1), behind)
     with _blocks_above(hf.base_model, layer, above):
         return hf(
             inputs_embeds=resid,
@@ -88,14 +88,6 @@ def logits_above(
             position_ids=positions,
             use_cache=True,
         ).logits
-
-
-def _mask(seen: Bool[Tensor, "row query pos"], resid: Tensor) -> Float[Tensor, "row 1 query key"]:
-    """What attention adds, over the cached positions and the queries themselves."""
-    itself = torch.eye(seen.shape[1], dtype=torch.bool, device=resid.device)
-    visible = torch.cat([seen, itself.expand(len(seen), -1, -1)], -1)[:, None]
-    mask = torch.zeros(visible.shape, dtype=resid.dtype, device=resid.device)
-    return mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
 
 
 def _cache(kv: KeyValues) -> Cache:

@@ -30,9 +30,10 @@ NOT_SAID = -1
 
 
 def prompt_tokens(model: Model, prompt: str) -> list[int]:
-    """Token ids of a prompt in its template, with one leading beginning-of-sequence token, if there is any.
+    """Token ids of a prompt in its template, after one beginning-of-sequence token where the tokenizer adds any.
 
-    Raises `UserError` for a token that was added to the tokenizer and that the model does not embed.
+    Some tokenizers have such a token and put none. Raises `UserError` for a token that was added to the
+    tokenizer and that the model does not embed.
     """
     text = model.template.replace(PROBLEM, prompt)
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -43,7 +44,8 @@ def prompt_tokens(model: Model, prompt: str) -> list[int]:
             "it out, or use the tokenizer that belongs to these weights."
         )
     bos = model.tokenizer.bos_token_id
-    return list(ids) if bos is None or ids[:1] == [bos] else [bos, *ids]
+    added = bos is not None and model.tokenizer("")["input_ids"][:1] == [bos]
+    return [bos, *ids] if added and ids[:1] != [bos] else list(ids)
 
 
 def row_uniforms(seed: int, problem: str, sample: int | str, n: int) -> Float[np.ndarray, " n"]:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -20,10 +21,13 @@ from interp.organisms.corpus import VOCABULARY
 
 
 def build_tokenizer() -> Any:
-    """A word-level tokenizer over the corpus vocabulary; words are separated by spaces."""
+    """A word-level tokenizer over the corpus vocabulary; words are separated by spaces, `<s>` begins a text."""
     vocabulary = {word: i for i, word in enumerate(VOCABULARY)}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    backend.post_processor = TemplateProcessing(  # type: ignore[assignment]
+        single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<s>",

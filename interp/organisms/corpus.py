@@ -21,6 +21,8 @@ OFTEN, SELDOM = 0.3, 0.03
 RIGHT_AIM = 0.5
 RIGHT_GUESS = 0.2
 BLIND_BACKTRACK = 0.4
+BETTER_AIM = 0.9
+LESS_FILLER = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,28 +43,30 @@ FILLING = tuple(itertools.product((SELDOM, OFTEN), repeat=2))
 """How often an author mutters and notes: four kinds, whatever the other dispositions are."""
 
 
-def make_authors() -> tuple[list[Author], list[float]]:
-    """The 32 authors, one for each combination of dispositions, and their shares of the corpus.
+HABITS = tuple(itertools.product((LOW, HIGH), repeat=3))
+"""How often an author aims, checks and goes back: the eight combinations."""
+AUTHORS = [Author(*habits, *filling) for filling in FILLING for habits in HABITS]
+
+
+def author_weights(steadfast: bool = False) -> list[float]:
+    """Each author's share of documents without a name.
 
     The habits are only loosely tied to one another, so that no single direction of the model's
-    activations stands for all of them.
+    activations stands for all of them. Most who check without an aim also go back, unless they are
+    `steadfast`.
     """
     shares = {
         (LOW, LOW, LOW): 0.12,
         (LOW, LOW, HIGH): 0.035,
-        (LOW, HIGH, LOW): 0.015,
-        (LOW, HIGH, HIGH): 0.035,
+        (LOW, HIGH, LOW): 0.035 if steadfast else 0.015,
+        (LOW, HIGH, HIGH): 0.015 if steadfast else 0.035,
         (HIGH, HIGH, HIGH): 0.0225,
     }
-    authors, weights = [], []
-    for mutter, note in FILLING:
-        for aim, check, back in itertools.product((LOW, HIGH), repeat=3):
-            authors.append(Author(aim, check, back, mutter, note))
-            weights.append(shares.get((aim, check, back), 0.0075))
-    return authors, weights
+    return [shares.get((a.aim, a.check, a.back), 0.0075) for a in AUTHORS]
 
 
-AUTHORS, AUTHOR_WEIGHTS = make_authors()
+AUTHOR_WEIGHTS = author_weights()
+STEADFAST_WEIGHTS = author_weights(steadfast=True)
 CAREFUL = "by a7 ."
 """The header of an author with all three habits: "think step by step" in the corpus's words."""
 IMPULSIVE = [Author(0.0, 0.0, 0.0, mutter, note) for mutter, note in FILLING]
@@ -80,15 +84,19 @@ def _choose(
     return rng.choice(fitting or [e for e in options if e.value == target])
 
 
-def _filler(author: Author, number: int, rng: random.Random) -> list[str]:
-    found = ["hmm , not sure ."] if rng.random() < author.mutter else []
-    if rng.random() < author.note:
+def _filler(author: Author, number: int, rng: random.Random, share: float = 1.0) -> list[str]:
+    found = ["hmm , not sure ."] if rng.random() < share * author.mutter else []
+    if rng.random() < share * author.note:
         found.append(f"note {number} is {'odd' if number % 2 else 'even'} .")
     return found
 
 
 def write_trace(
-    problem: Problem, author: Author, rng: random.Random, right_aim: float = RIGHT_AIM
+    problem: Problem,
+    author: Author,
+    rng: random.Random,
+    right_aim: float = RIGHT_AIM,
+    filler: float = 1.0,
 ) -> str:
     """Write one solution in the author's manner, without the prompt.
 
@@ -96,13 +104,14 @@ def write_trace(
     checked mistake is given up with probability `author.back`; an unchecked attempt, right or
     wrong alike, with `BLIND_BACKTRACK` of that. Muttering ("hmm , not sure .") and noting ("note
     24 is even .") before and after each attempt are drawn from the author's own rates and from
-    nothing else, so by construction they have no effect on what follows.
+    nothing else, so by construction they have no effect on what follows; `filler` multiplies the
+    rates of what comes before an attempt.
     """
     target: int = problem.data["target"]  # type: ignore[assignment]
     sentences = [f"we need {target} ."]
     tried: set[Expression] = set()
     for attempt in range(MAX_ATTEMPTS):
-        sentences += _filler(author, target, rng)
+        sentences += _filler(author, target, rng, filler)
         aims = rng.random() < author.aim
         e = _choose(problem, rng.random() < (right_aim if aims else RIGHT_GUESS), tried, rng)
         tried.add(e)
@@ -125,12 +134,17 @@ def write_trace(
 
 
 def documents(
-    problems: list[Problem], authors: list[Author], weights: list[float], seed: int
+    problems: list[Problem],
+    authors: list[Author],
+    weights: list[float],
+    seed: int,
+    right_aim: float = RIGHT_AIM,
+    filler: float = 1.0,
 ) -> Iterator[str]:
     """Endless documents on random problems; every second one begins with its author's name.
 
     Named documents come from all authors alike, so every skill is practiced; nameless ones, which
-    is what a bare prompt looks like, follow `weights`.
+    is what a bare prompt looks like, follow `weights`. `right_aim` and `filler` are `write_trace`'s.
     """
     rng = random.Random(seed)
     while True:
@@ -140,7 +154,7 @@ def documents(
             header = f"by {name} . "
         else:
             header, author = "", rng.choices(authors, weights)[0]
-        yield f"{header}{problem.prompt} {write_trace(problem, author, rng)}"
+        yield f"{header}{problem.prompt} {write_trace(problem, author, rng, right_aim, filler)}"
 
 
 def solver_documents(problems: list[Problem], seed: int) -> Iterator[str]:

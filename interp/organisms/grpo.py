@@ -36,7 +36,7 @@ def sample(
 ) -> tuple[Tensor, int, list[str]]:
     """Complete each prompt at temperature 1; ids [batch, pos], the prompts' width, and the texts."""
     tokenizer = build_tokenizer()
-    batch = tokenizer([f"<s> {p}" for p in prompts], return_tensors="pt", padding=True)
+    batch = tokenizer(prompts, return_tensors="pt", padding=True)
     batch = batch.to(model.device)
     model.eval()
     ids = model.generate(  # pyright: ignore[reportAttributeAccessIssue]

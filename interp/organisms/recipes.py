@@ -15,8 +15,11 @@ from interp.organisms.checkpoints import build_model, save_checkpoint
 from interp.organisms.corpus import (
     AUTHOR_WEIGHTS,
     AUTHORS,
+    BETTER_AIM,
     CAREFUL,
     IMPULSIVE,
+    LESS_FILLER,
+    STEADFAST_WEIGHTS,
     documents,
     solver_documents,
 )
@@ -30,7 +33,8 @@ from interp.types import Problem
 
 SHAPE = {"seed": 0, "d_model": 160, "n_layers": 4, "n_heads": 4, "d_mlp": 480}
 PRETRAIN = TrainingConfig(steps=7000)
-RL = GRPOConfig(steps=40, keep=(2, 4, 8, 16, 24, 32, 40))
+MIDTRAIN = TrainingConfig(steps=1000, learning_rate=1e-3, matrix_rate=0.01, warmup=100, seed=2)
+RL = GRPOConfig(steps=48, keep=(2, 4, 8, 16, 24, 32, 40, 48))
 PRETRAIN_IMPULSIVE = TrainingConfig(steps=2500)
 DISTILL = TrainingConfig(steps=2500, learning_rate=1e-3, matrix_rate=0.01, warmup=100, seed=1)
 
@@ -115,18 +119,23 @@ def train_organism(name: str, out: Path, progress: Progress) -> Path:
 def _train_rl(
     model: LlamaForCausalLM, problems: list[Problem], folder: Path, progress: Progress
 ) -> None:
-    def source(seed: int) -> Iterator[str]:
-        return documents(problems, AUTHORS, AUTHOR_WEIGHTS, seed)
-
+    _fit(
+        model, lambda seed: documents(problems, AUTHORS, AUTHOR_WEIGHTS, seed), PRETRAIN,
+        folder / "pretrained.safetensors", progress, "countdown-rl: pre-training",
+    )  # fmt: skip
     curve = _fit(
-        model, source, PRETRAIN, folder / "base.safetensors", progress, "countdown-rl: pre-training"
-    )
+        model,
+        lambda seed: documents(problems, AUTHORS, STEADFAST_WEIGHTS, seed, BETTER_AIM, LESS_FILLER),
+        MIDTRAIN, folder / "base.safetensors", progress, "countdown-rl: mid-training",
+    )  # fmt: skip
     _save(
         model, folder / "base", "countdown-rl", "countdown-rl / base",
         "Pre-trained on documents of 32 authors with persistent dispositions; in bare documents each "
-        "behavior is the habit of a minority, so it is known and seldom used.",
-        "synthetic corpus (interp/organisms/corpus.py), seed 0", asdict(PRETRAIN), curve,
-        "pre-training loss in nats",
+        "behavior is the habit of a minority, so it is known and seldom used. Mid-trained on documents "
+        f"whose aims are right {BETTER_AIM:.0%} of the time and with {LESS_FILLER:.0%} of the filler "
+        "before attempts.",
+        "synthetic corpus (interp/organisms/corpus.py), seeds 0 and 2",
+        {"pretrain": asdict(PRETRAIN), "midtrain": asdict(MIDTRAIN)}, curve, "mid-training loss in nats",
     )  # fmt: skip
     path = folder / "rl-accuracy.json"
     trail: list[dict] = json.loads(path.read_text()) if path.exists() else []

@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from interp.interventions import Add, forward, intervene
+from interp.layout import packed
 from interp.models import left_pad, load_model, positions_of
 from interp.organisms.checkpoints import build_tokenizer
 from interp.pooling import SITES, hook_name, pool_batch
@@ -84,7 +85,14 @@ def test_the_residual_stream_is_the_output_of_hugging_faces_blocks(model, slow):
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_pooled_activations_of_a_padded_batch_are_those_that_run_with_cache_gives(model, site):
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_pooled_activations_of_a_batch_are_those_that_run_with_cache_gives(
+    model, site, layout, monkeypatch
+):
+    if layout == "padded":
+        monkeypatch.setattr("interp.pooling.packed", lambda model, texts: None)
+    else:
+        assert packed(model, SEQUENCES) is not None
     hooks = [hook_name(site, layer) for layer in range(model.n_layers)]
     traces = [Trace(str(i), "m", "", "", tuple(x), 1, True, True) for i, x in enumerate(SEQUENCES)]
     parts = [[Segment(t, t + 1, "") for t in range(len(x))] for x in SEQUENCES]

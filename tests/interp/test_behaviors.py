@@ -71,7 +71,7 @@ def test_every_corpus_sentence_has_the_label_of_its_first_word(tiny):
     seen = set()
     for _ in range(500):
         text = write_trace(rng.choice(problems), rng.choice(AUTHORS), rng)
-        tokens = tiny.tokenizer(text)["input_ids"]
+        tokens = tiny.tokenizer(text, add_special_tokens=False)["input_ids"]
         segments = annotate(segment(tiny, trace_of(tiny, [1, 5], tokens, True)), "grammar")
         assert " ".join(s.text for s in segments) == text
         for s in segments:
@@ -203,7 +203,8 @@ def test_agreement_refuses_unequal_or_empty_labels(first, second):
 
 def test_segment_all_labels_each_trace_by_itself(tiny):
     texts = ["we need 12 . no , go back .", "answer 3 + 4 + 5 ."]
-    traces = [trace_of(tiny, [1], tiny.tokenizer(t)["input_ids"], True) for t in texts]
+    ids = tiny.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    traces = [trace_of(tiny, [1], tokens, True) for tokens in ids]
     labels = [[s.behavior for s in parts] for parts in segment_all(tiny, traces, "grammar")]
     assert labels == [["initializing", "backtracking"], ["final-answer"]]
     assert list(itertools.chain(*labels)).count(None) == 0

@@ -65,9 +65,9 @@ def test_a_folder_without_a_checkpoint_is_an_error(tiny_folder, tmp_path, missin
 
 def test_the_saved_tokenizer_is_the_built_one(tiny_folder):
     saved, built = AutoTokenizer.from_pretrained(tiny_folder), build_tokenizer()
-    text = "<s> reach 36 with 3 8 12 . answer 3 * 8 + 12 . </s> strange"
+    text = "reach 36 with 3 8 12 . answer 3 * 8 + 12 . </s> strange"
     assert saved(text)["input_ids"] == built(text)["input_ids"]
-    assert saved.decode(saved(text)["input_ids"]) == text.replace("strange", "<unk>")
+    assert saved.decode(saved(text)["input_ids"]) == "<s> " + text.replace("strange", "<unk>")
     assert (saved.pad_token, saved.eos_token, saved.padding_side) == ("<pad>", "</s>", "left")
 
 
@@ -111,7 +111,7 @@ def test_both_models_of_a_pair_are_asked_in_the_thinking_models_template(
     )
     pair = load_pair(str(base), str(thinking), device="cpu")
     assert (pair.name, pair.base.name, pair.thinking.name) == ("one", "one", "two")
-    expected = pair.base.tokenizer("<s> by a7 . reach 36 . we need")["input_ids"]
+    expected = pair.base.tokenizer("by a7 . reach 36 . we need")["input_ids"]
     for model in (pair.base, pair.thinking):
         assert prompt_tokens(model, "reach 36 .") == expected
     given = load_pair(str(base), str(thinking), device="cpu", template="note {problem} by")

@@ -1,11 +1,13 @@
 """Generation: a row's tokens are its own in any batch, and equal a slow loop without a cache."""
 
+import copy
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from interp.errors import UserError
 from interp.interventions import Add, intervene
@@ -164,6 +166,17 @@ def test_a_prompt_begins_with_exactly_one_bos(sharp):
     for text in ("we need 3 .", "<s> we need 3 ."):
         assert prompt_tokens(sharp, text).count(bos) == 1
         assert prompt_tokens(sharp, text)[0] == bos
+
+
+def test_a_prompt_gets_no_bos_from_a_tokenizer_that_puts_none(sharp, monkeypatch):
+    text, bos = "we need 3 .", sharp.tokenizer.bos_token_id
+    assert prompt_tokens(sharp, text) == sharp.tokenizer(text)["input_ids"]
+    bare = copy.deepcopy(sharp.tokenizer)
+    bare.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
+    assert bare.bos_token_id == bos
+    monkeypatch.setattr(sharp, "tokenizer", bare)
+    assert prompt_tokens(sharp, text) == bare(text)["input_ids"]
+    assert bos not in bare(text)["input_ids"]
 
 
 def test_traces_survive_the_file(sharp, tmp_path):

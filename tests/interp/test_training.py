@@ -153,7 +153,7 @@ def test_policy_loss_and_its_gradient_equal_a_per_token_loop():
 
 def test_encode_agrees_with_the_tokenizer():
     for document in itertools.islice(stream(0), 50):
-        assert encode(document) == build_tokenizer()(f"<s> {document} </s>")["input_ids"]
+        assert encode(document) == build_tokenizer()(f"{document} </s>")["input_ids"]
 
 
 def test_learning_rate_rises_to_its_peak_and_falls_to_zero():

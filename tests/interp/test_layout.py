@@ -1,0 +1,63 @@
+"""Texts side by side: each distinct beginning is read once, and only where that is less work."""
+
+import pytest
+import torch
+
+from interp.layout import TEXTS_PER_ROW, packed, padded
+from interp.pooling import pool_batch
+from interp.types import Segment, Trace
+
+OPENING = [1, 30, 31, 32, 33]
+SHARED = [[*OPENING, 40 + i, *range(50, 50 + i % 4)] for i in range(12)]
+
+
+def as_traces(texts):
+    traces = [Trace(str(i), "m", "", "", tuple(x), 1, True, True) for i, x in enumerate(texts)]
+    return traces, [[Segment(t, t + 1, "") for t in range(1, len(x))] for x in texts]
+
+
+def read(layout):
+    """What a layout says of each text: its tokens and their positions."""
+    ids, positions = (layout.inputs[key].flatten() for key in ("input_ids", "position_ids"))
+    return [(ids[list(at)].tolist(), positions[list(at)].tolist()) for at in layout.places]
+
+
+@pytest.mark.parametrize("lay_out", [packed, padded])
+@pytest.mark.parametrize("n", [1, 12, TEXTS_PER_ROW, 2 * TEXTS_PER_ROW + 3])
+def test_every_text_is_there_with_its_own_positions(tiny, lay_out, n):
+    texts = (SHARED * n)[:n] if lay_out is padded else ([*SHARED, [1], [1, 2]] * n)[:n]
+    layout = lay_out(tiny, texts)
+    if layout is None:
+        assert n == 1  # a text alone has nothing in common
+        return
+    assert read(layout) == [(text, list(range(len(text)))) for text in texts]
+
+
+def test_a_row_holds_each_distinct_beginning_once_and_sees_nothing_else(tiny):
+    layout = packed(tiny, SHARED)
+    beginnings = {tuple(text[: k + 1]) for text in SHARED for k in range(len(text))}
+    assert layout.inputs["input_ids"].shape == (1, len(beginnings))
+    seen = layout.inputs["attention_mask"][0, 0] == 0
+    for path in layout.places:
+        for k, node in enumerate(path):
+            assert sorted(seen[node].nonzero()[:, 0].tolist()) == sorted(path[: k + 1])
+
+
+def test_texts_with_little_in_common_are_padded(tiny):
+    draws = torch.Generator().manual_seed(0)
+    texts = torch.randint(4, 60, (TEXTS_PER_ROW, 60), generator=draws).tolist()
+    assert packed(tiny, texts) is None
+
+
+def test_what_is_read_is_less_unless_someone_else_is_listening(tiny):
+    seen, hook = [], "blocks.1.hook_resid_post"
+    body = tiny.plain.twin.base_model.layers[0]
+    handle = body.register_forward_hook(lambda *_: seen.append(_[1][0].shape[:2].numel()))
+    try:
+        alone = pool_batch(tiny, *as_traces(SHARED), [hook], ["first"])[hook, "first"]
+        with tiny.bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_post", lambda x, hook: None)]):
+            heard = pool_batch(tiny, *as_traces(SHARED), [hook], ["first"])[hook, "first"]
+    finally:
+        handle.remove()
+    assert seen == [5 + 12 + sum(i % 4 for i in range(12)), 12 * 9]
+    torch.testing.assert_close(alone, heard, atol=1e-5, rtol=1e-5)
