@@ -25,6 +25,7 @@ from interp.readings import random_vectors, shuffled_vectors
 from interp.runs import Run
 from interp.validation.bench import READING, Bench
 from interp.validation.evidence import Evidence
+from interp.validation.experiment import N_NULL_PROBLEMS
 from interp.validation.gates import read_gates
 from interp.validation.trial import Trial
 
@@ -105,7 +106,7 @@ def main() -> None:
     own, foreign = (
         DirectionSet.load(f / "directions.safetensors") for f in (given.run, given.foreign)
     )
-    config = Config(pair=PAIR, n_random=100)
+    config = Config(pair=PAIR, n_null_problems=N_NULL_PROBLEMS)
     run = Run(given.out, json.loads(json.dumps(asdict(config))))
     gates, wrong = read_gates(), 0
     with torch.no_grad():

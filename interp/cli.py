@@ -13,8 +13,9 @@ from rich.table import Table
 
 from interp.command import (
     Address,
+    AnnotatorName,
+    DeviceMapName,
     EngineName,
-    NReport,
     PairName,
     RunFolder,
     Task,
@@ -46,19 +47,31 @@ app.command()(export)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system calls a full disk, a used-up quota and a file beyond its limit."""
 
-MaxTokens = Annotated[int, typer.Option(help="Budget of prompt and trace together, in tokens.")]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Budget of prompt and trace together, in tokens (default: 169 for built-in pairs, else 1024)."
+    ),
+]
+OfPair = Annotated[
+    int | None,
+    typer.Option(
+        min=10, help="Problems in the report split (default: 500 of built-in pairs, else 100)."
+    ),
+]
 
 
 @app.command()
 def hybrid(
     pair: PairName = "countdown-rl",
     thinking: Thinking = None,
-    task: Task = "countdown",
+    task: Task = None,
+    annotator: AnnotatorName = None,
     template: Template = None,
     out: RunFolder = Path("runs/hybrid"),
     seed: Annotated[int, typer.Option(help="Seed of splits, and the first of --seeds.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of fits, controls and draws.")] = 5,
-    n_report: NReport = 500,
+    n_report: OfPair = None,
     n_random: Annotated[int, typer.Option(min=1, help="Sets of random vectors in all.")] = 20,
     sampled: Annotated[
         bool, typer.Option("--sampled", help="Sample at temperature 1 instead of greedy decoding.")
@@ -69,7 +82,8 @@ def hybrid(
             help="What the prompt baseline puts before each problem (default: the pair's)."
         ),
     ] = None,
-    max_tokens: MaxTokens = 169,
+    max_tokens: MaxTokens = None,
+    device_map: DeviceMapName = None,
     engine: EngineName = "local",
     workers: Workers = None,
     address: Address = None,
@@ -82,14 +96,17 @@ def hybrid(
     """
     from interp.config import HybridConfig
     from interp.hybrid.experiment import run_hybrid
+    from interp.presets import config_for
     from interp.progress import Progress
 
-    config = HybridConfig(
-        pair=pair,
+    config = config_for(
+        pair,
+        seed,
+        HybridConfig,
         thinking=thinking,
         task=task,
+        annotator=annotator,
         template=template,
-        seed=seed,
         n_seeds=seeds,
         sampled=sampled,
         n_report=n_report,
@@ -98,7 +115,7 @@ def hybrid(
         prompt=prompt,
     )
     with stoppable(), open_engine(engine, workers, address) as work:
-        results = run_hybrid(config, out, command_line(), Progress(console), work)
+        results = run_hybrid(config, out, command_line(), Progress(console), work, device_map)
     _print_hybrid(results)
     typer.echo(f"Open {out / 'report.html'}")
 
@@ -132,17 +149,19 @@ def _print_hybrid(results: dict) -> None:
 def diverge(
     pair: PairName = "countdown-rl",
     thinking: Thinking = None,
-    task: Task = "countdown",
+    task: Task = None,
+    annotator: AnnotatorName = None,
     template: Template = None,
     out: RunFolder = Path("runs/divergence"),
     seed: Annotated[int, typer.Option(help="Seed of splits, samples and random directions.")] = 0,
-    n_report: NReport = 500,
+    n_report: OfPair = None,
     n_random: Annotated[int, typer.Option(min=20, help="Random directions (sets of them).")] = 100,
     n_atlas: Annotated[int, typer.Option(min=1, help="Traces of each kind in the atlas.")] = 60,
     sampled: Annotated[
         bool, typer.Option("--sampled", help="Compare on traces at temperature 1, not greedy ones.")
     ] = False,
-    max_tokens: MaxTokens = 169,
+    max_tokens: MaxTokens = None,
+    device_map: DeviceMapName = None,
     engine: EngineName = "local",
     workers: Workers = None,
     address: Address = None,
@@ -154,14 +173,17 @@ def diverge(
     """
     from interp.config import DivergenceConfig
     from interp.divergence.experiment import run_divergence
+    from interp.presets import config_for
     from interp.progress import Progress
 
-    config = DivergenceConfig(
-        pair=pair,
+    config = config_for(
+        pair,
+        seed,
+        DivergenceConfig,
         thinking=thinking,
         task=task,
+        annotator=annotator,
         template=template,
-        seed=seed,
         n_report=n_report,
         n_random=n_random,
         n_atlas=n_atlas,
@@ -169,7 +191,7 @@ def diverge(
         max_tokens=max_tokens,
     )
     with stoppable(), open_engine(engine, workers, address) as work:
-        results = run_divergence(config, out, command_line(), Progress(console), work)
+        results = run_divergence(config, out, command_line(), Progress(console), work, device_map)
     _print_divergence(results)
     typer.echo(f"Open {out / 'divergence.html'}")
 

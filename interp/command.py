@@ -26,10 +26,18 @@ Thinking = Annotated[
     typer.Option(help="The thinking model trained from --base, if it is not part of a pair."),
 ]
 Task = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="countdown, a reasoning-gym data set (gsm_symbolic), gsm8k[:FILE], math500[:FILE], questions, or a "
-        "JSONL file of problems."
+        "JSONL file of problems (default: countdown for built-in pairs, else gsm_symbolic)."
+    ),
+]
+AnnotatorName = Annotated[
+    str | None,
+    typer.Option(
+        "--annotator",
+        help="Who names behaviors: grammar, keywords or form (default: grammar for built-in pairs, form for "
+        "questions, else keywords).",
     ),
 ]
 Template = Annotated[
@@ -40,6 +48,13 @@ Template = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")]
+DeviceMapName = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        help="auto spreads each model's layers over all GPUs (default: one GPU if there is one, else the CPU).",
+    ),
+]
 EngineName = Annotated[
     str, typer.Option("--engine", help="Where work runs: local processes, or a ray cluster.")
 ]

@@ -53,10 +53,10 @@ class Config(PairConfig):
     layers: tuple[int, ...] | None = None
     temperature: float = 1.0
     max_new_tokens: int = 160
-    n_random: int = 200
+    n_random: int = 100
     n_shuffled: int = 20
     n_points: int = 144
-    n_null_problems: int = 40
+    n_null_problems: int = 100
     null_new_tokens: int = 90
 
 

@@ -69,7 +69,8 @@ class Model:
     """A loaded model: `bridge` is the TransformerLens object, `fingerprint` names its weights.
 
     `plain` has the same weights without hook points inside blocks. `template` is the text that a problem
-    stands in where it is asked, `{problem}` its place; `temperature` is that of sampled traces.
+    stands in where it is asked, `{problem}` its place; `temperature` is that of sampled traces, `more_ends` are
+    tokens that end a text besides the tokenizer's.
     Pickled, a model is its `source` and how it is asked: whoever unpickles it loads the same weights again,
     once a process. What was changed in it since it was loaded does not travel.
     """
@@ -83,6 +84,7 @@ class Model:
     template: str = PROBLEM
     temperature: float = 1.0
     source: Source | None = None
+    more_ends: tuple[int, ...] = ()
     frame: Frame | None = field(default=None, repr=False)
 
     def __reduce__(self):
@@ -135,6 +137,12 @@ class Model:
         mask = torch.zeros(self.bridge.cfg.d_vocab, dtype=torch.bool)
         mask[: len(ends)] = torch.tensor(ends)[: len(mask)]
         return mask
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens that end a text: the tokenizer's own first, then the others that chat models have."""
+        found = (self.tokenizer.eos_token_id, *self.more_ends)
+        return tuple(dict.fromkeys(token for token in found if token is not None))
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -203,6 +211,7 @@ def load_model(
     weights = found.weights if device_map is not None else found.weights.to(place)
     weights.requires_grad_(False).eval()
     twin = twin_of(weights)
+    stated = getattr(weights.generation_config, "eos_token_id", None)
     bridge = TransformerBridge.boot_transformers(
         source, hf_model=weights, tokenizer=found.tokenizer
     )
@@ -219,6 +228,7 @@ def load_model(
             tuple(device_map.items()) if isinstance(device_map, dict) else device_map,
             weights.dtype,
         ),
+        more_ends=tuple(stated) if isinstance(stated, list) else (),
     )
 
 

@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from interp.errors import UserError, unknown_name
-from interp.loading import looks_remote
+from interp.loading import DeviceMap, looks_remote
 from interp.models import PROBLEM, Model, chat_template, load_model
 from interp.presets import BUILT_IN, PRESETS
 from interp.runs import read_json
@@ -42,7 +42,7 @@ class Pair:
     def fingerprints(self) -> list[str]:
         """What results depend on of the models: weights, tokenizer, and how they are asked."""
         return [
-            f"{m.fingerprint}/{m.tokenizer_hash}/{m.template}/{m.temperature}"
+            f"{m.fingerprint}/{m.tokenizer_hash}/{m.ends}/{m.template}/{m.temperature}"
             for m in (self.base, self.thinking)
         ]
 
@@ -97,13 +97,15 @@ def load_pair(
     device: str | None = None,
     template: str | None = None,
     temperature: float = 1.0,
+    device_map: DeviceMap | None = None,
 ) -> Pair:
     """Load a base model and the thinking model trained from it.
 
-    Both are anything that `load_model` takes. Alone, `base` is also the name of a built-in pair or of one of
-    `PRESETS`, a folder that holds `base` and `thinking` checkpoints, or a model that stands alone. (A folder
-    with the name of a built-in pair or a preset is reached as `./NAME`.) Both models are asked in `template`,
-    in which `{problem}` stands for the problem: by default the thinking model's chat template, if it has one.
+    Both are anything that `load_model` takes, on `device` or spread by `device_map` as there. Alone, `base` is
+    also the name of a built-in pair or of one of `PRESETS`, a folder that holds `base` and `thinking`
+    checkpoints, or a model that stands alone. (A folder with the name of a built-in pair or a preset is reached
+    as `./NAME`.) Both models are asked in `template`, in which `{problem}` stands for the problem: by default the
+    thinking model's chat template, if it has one.
     Raises `UserError` for models that are no pair.
     """
     if template is not None and PROBLEM not in template:
@@ -113,10 +115,11 @@ def load_pair(
     name, prompt = base, Pair.prompt
     if thinking is None:
         base, thinking, prompt = _places(base)
-    first = load_model(base, _model_name(name, base, "base"), device)
+    first = load_model(base, _model_name(name, base, "base"), device, device_map=device_map)
     second = first
     if thinking is not None:
-        second = load_model(thinking, _model_name(name, thinking, "thinking"), device)
+        called = _model_name(name, thinking, "thinking")
+        second = load_model(thinking, called, device, device_map=device_map)
         check_pair(first, second)
     for model in (first, second):
         model.template = chat_template(second) if template is None else template

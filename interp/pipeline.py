@@ -17,6 +17,7 @@ from interp.config import Config, Material, config_json, layers_tried, split_pro
 from interp.directions import Direction, DirectionSet
 from interp.engine import HERE, Engine
 from interp.errors import UserError, unknown_name
+from interp.loading import DeviceMap
 from interp.pairs import Pair, load_pair
 from interp.pooling import READS, hook_name
 from interp.progress import Progress
@@ -210,6 +211,7 @@ def run_main_job(
     command: str,
     progress: Progress | None = None,
     engine: Engine = HERE,
+    device_map: DeviceMap | None = None,
 ) -> dict:
     """Run or resume the whole job in `out`, write results.json and the rest, return the results."""
     from interp.report_files import write_report  # plotly and jinja2 only when needed
@@ -221,7 +223,11 @@ def run_main_job(
             raise unknown_name("behavior", name, known)
     told = config_json(config)  # a task that does not exist is refused before models are loaded
     pair = load_pair(
-        config.pair, config.thinking, template=config.template, temperature=config.temperature
+        config.pair,
+        config.thinking,
+        template=config.template,
+        temperature=config.temperature,
+        device_map=device_map,
     )
     for layer in config.layers or ():
         pair.base.check_layer(layer)

@@ -74,13 +74,12 @@ def power_sample(
             f"There are {len(ids)} ids for {len(prompts)} prompts: a prompt's id keys its draws; "
             "give one for each."
         )
-    eos = model.tokenizer.eos_token_id
     chains = [_Chain(prompt, id) for prompt, id in zip(prompts, ids, strict=True)]
     ends = [*range(block, max_new_tokens, block), max_new_tokens]
     moves = [(end, step) for end in ends for step in range(n_steps + 1)]
     for move, (end, step) in enumerate(moves):
         # Step 0 grows the open traces: it cuts behind the last token and is always taken.
-        moving = [c for c in chains if step or c.trace[-1:] != [eos]]
+        moving = [c for c in chains if step or not set(c.trace[-1:]) & set(model.ends)]
         draws = [row_uniforms(seed, f"{c.id}/power", move, 2 + end) for c in moving]
         cuts = [
             int(u[0] * len(c.trace)) if step else len(c.trace)

@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from interp.config import Config
+from interp.config import Config, PairConfig
 from interp.errors import UserError
 from interp.tasks import Questions
 
+C = TypeVar("C", bound=PairConfig)
 BUILT_IN = ("countdown-rl", "countdown-distilled")
-REAL_MODEL: dict[str, Any] = {
-    "task": "gsm_symbolic",
-    "annotator": "keywords",
+REAL_MODEL: dict[str, Any] = {"task": "gsm_symbolic", "annotator": "keywords"}
+"""What differs for models that are not built in."""
+REAL_RUN: dict[str, Any] = {
     "behaviors": None,
     "temperature": 0.7,
     "n_fit": 30,
@@ -26,7 +27,9 @@ REAL_MODEL: dict[str, Any] = {
     "max_new_tokens": 80,
     "null_new_tokens": 24,
 }
-"""What differs for a model that is not built in: what 135 M parameters do on two cores in 20 minutes."""
+"""For such a model, the main job that 135 M parameters do on two cores in 20 minutes."""
+REAL_PAIR: dict[str, Any] = {"n_fit": 60, "n_select": 40, "n_report": 100, "max_tokens": 1024}
+"""For such a pair, the hybrid and the divergence."""
 QUESTIONS: dict[str, Any] = {
     "annotator": "form",
     "template": "{problem}",
@@ -102,13 +105,18 @@ PRESETS = {
 }  # fmt: skip
 
 
-def config_for(pair: str, seed: int = 0, **given: Any) -> Config:
-    """The main job's configuration for a model or a pair, with what is `given`; the rest depends on what it is."""
-    defaults: dict[str, Any] = {}
-    if pair not in BUILT_IN:
-        defaults = dict(REAL_MODEL)
-        if pair in PRESETS and PRESETS[pair].layers:
+def config_for(pair: str, seed: int = 0, kind: type[C] = Config, **given: Any) -> C:
+    """The configuration for a model or a pair, of the main job or of another `kind`, with what is `given`.
+
+    None is not given; the rest depends on what the model is. A folder that `whenlens organism train` made has
+    the defaults of a built-in pair.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    main, defaults = issubclass(kind, Config), dict[str, Any]()
+    if pair not in BUILT_IN and not (Path(pair) / "pair.json").is_file():
+        defaults = REAL_MODEL | (REAL_RUN if main else REAL_PAIR)
+        if main and pair in PRESETS and PRESETS[pair].layers:
             defaults["layers"] = PRESETS[pair].layers
-    if given.get("task") == Questions.name:
+    if main and given.get("task") == Questions.name:
         defaults |= QUESTIONS
-    return Config(pair, seed=seed, **{**defaults, **given})
+    return kind(pair, seed=seed, **{**defaults, **given})

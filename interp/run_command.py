@@ -9,9 +9,12 @@ from rich.table import Table
 
 from interp.command import (
     Address,
+    AnnotatorName,
+    DeviceMapName,
     EngineName,
     PairName,
     RunFolder,
+    Task,
     Template,
     Thinking,
     Workers,
@@ -27,13 +30,7 @@ Sizes = Annotated[int | None, typer.Option(min=10, help="Problems in this split.
 def run(
     pair: PairName = "countdown-rl",
     thinking: Thinking = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="countdown, a reasoning-gym data set (gsm_symbolic), gsm8k[:FILE], math500[:FILE], questions, "
-            "or a JSONL file of problems (default: countdown for built-in pairs, else gsm_symbolic)."
-        ),
-    ] = None,
+    task: Task = None,
     out: RunFolder = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of splits, samples and nulls.")] = 0,
     behavior: Annotated[
@@ -42,13 +39,7 @@ def run(
             help="A behavior to test; repeat for several (default: four of built-in pairs, else all frequent)."
         ),
     ] = None,
-    annotator: Annotated[
-        str | None,
-        typer.Option(
-            help="Who names behaviors: grammar, keywords or form (default: grammar for built-in pairs, form for "
-            "questions, else keywords)."
-        ),
-    ] = None,
+    annotator: AnnotatorName = None,
     layer: Annotated[
         list[int] | None,
         typer.Option(
@@ -73,6 +64,7 @@ def run(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=8, help="Longest trace, in tokens.")
     ] = None,
+    device_map: DeviceMapName = None,
     engine: EngineName = "local",
     workers: Workers = None,
     address: Address = None,
@@ -104,9 +96,9 @@ def run(
         "n_null_problems": n_null_problems,
         "max_new_tokens": max_new_tokens,
     }
-    config = config_for(pair, seed, **{name: x for name, x in given.items() if x is not None})
+    config = config_for(pair, seed, **given)
     with stoppable(), open_engine(engine, workers, address) as work:
-        results = run_main_job(config, out, command_line(), Progress(console), work)
+        results = run_main_job(config, out, command_line(), Progress(console), work, device_map)
     _print_results(results)
     typer.echo(f"Open {out / 'report.html'}")
 

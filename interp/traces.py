@@ -44,8 +44,8 @@ def prompt_tokens(model: Model, prompt: str) -> list[int]:
             "it out, or use the tokenizer that belongs to these weights."
         )
     bos = model.tokenizer.bos_token_id
-    added = bos is not None and model.tokenizer("")["input_ids"][:1] == [bos]
-    return [bos, *ids] if added and ids[:1] != [bos] else list(ids)
+    added = [bos] if bos is not None and model.tokenizer("")["input_ids"][:1] == [bos] else []
+    return list(ids) if ids[:1] == added else [*added, *ids]
 
 
 def row_uniforms(seed: int, problem: str, sample: int | str, n: int) -> Float[np.ndarray, " n"]:
@@ -90,7 +90,8 @@ class Batch:
         self.over = False
         self._n_prompts, self._said = len(prompts), list[Tensor]()
         self._look_every = look_every(model.device)
-        self._end, self._min_active_share = model.tokenizer.eos_token_id, min_active_share
+        self._ends = torch.tensor(model.ends, dtype=torch.long, device=model.device)
+        self._min_active_share = min_active_share
         self._boundary = model.boundary.to(model.device)
 
     def inputs(self) -> dict:
@@ -114,7 +115,7 @@ class Batch:
         `going` [row] is then False for the rows that have ended but are still carried along.
         """
         self._said.append(self.by_prompt(tokens, NOT_SAID))
-        self.going = self.going & (tokens != self._end)
+        self.going = self.going & (tokens[:, None] != self._ends).all(1)
         keep = None
         if len(self._said) % self._look_every == 0:
             n_going = int(self.going.sum())
@@ -260,7 +261,7 @@ def graded(
     sample: int,
 ) -> Trace:
     """The trace of a prompt and its new tokens, graded."""
-    stopped = tokens[-1] == model.tokenizer.eos_token_id
+    stopped = tokens[-1] in model.ends
     text = model.tokenizer.decode(tokens[:-1] if stopped else tokens)
     return Trace(
         problem_id=problem.id,

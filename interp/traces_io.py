@@ -74,8 +74,8 @@ def _problem(
 def _trace(
     model: Model, row: Row, task: Task, problem: Problem, prompt: str, name: str, sample: int
 ) -> Trace:
-    text, stopped, end = row.text("text"), row.flag("stopped", True), model.tokenizer.eos_token_id
-    if end is None and stopped:
+    text, stopped = row.text("text"), row.flag("stopped", True)
+    if stopped and not model.ends:
         raise UserError(f"The tokenizer of {model.name} has no end-of-sequence token: give it one.")
     tokens = list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     back = model.tokenizer.decode(tokens) if tokens else ""
@@ -87,7 +87,7 @@ def _trace(
             f"({text[at : at + 20]!r} becomes {back[at : at + 20]!r})",
             "expected text that the model itself could have written; leave the line out or use its own model",
         )
-    if end in tokens or not (tokens or stopped):
+    if set(model.ends) & set(tokens) or not (tokens or stopped):
         given = (
             "has an end-of-sequence token inside 'text'"
             if tokens
@@ -95,7 +95,7 @@ def _trace(
         )
         raise row.fault(given, "expected the completion alone, without special tokens")
     if stopped:
-        tokens.append(end)
+        tokens.append(model.ends[0])
     found = graded(model, problem, prompt_tokens(model, prompt), tokens, task.grade, True, sample)
     trace = replace(found, model=name, prompt=prompt)
     _check_segments(model, row, trace)

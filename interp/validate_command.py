@@ -65,7 +65,7 @@ def validate(
     from interp.config import Config
     from interp.pairs import direction_file
     from interp.progress import Progress
-    from interp.validation.experiment import run_validation, split_model
+    from interp.validation.experiment import N_NULL_PROBLEMS, run_validation, split_model
     from interp.validation.gates import read_gates
 
     if dose is not None and not 0 < dose <= MAX_DOSE:
@@ -74,7 +74,13 @@ def validate(
         )
     thresholds = read_gates(gates)
     folder, _ = split_model(model, pair)
-    config = Config(pair=folder, seed=seed, n_report=n_report, n_random=n_random)
+    config = Config(
+        pair=folder,
+        seed=seed,
+        n_report=n_report,
+        n_random=n_random,
+        n_null_problems=N_NULL_PROBLEMS,
+    )
     with stoppable():
         cards = run_validation(
             direction_file(direction), model, pair, out, thresholds, command_line(), Progress(console),

@@ -60,17 +60,18 @@ def sample_with_vllm(
                 temperature=model.temperature if sampled else 0.0,
                 seed=int(row_uniforms(seed, problem.id, k, 1)[0] * 2**31),
                 max_tokens=max_new_tokens,
+                stop_token_ids=list(model.ends),
                 detokenize=False,
             )
             for problem, k in asked
         ],
     )
-    traces, end = [], model.tokenizer.eos_token_id
+    traces = []
     for (problem, k), prompt, output in zip(asked, prompts, outputs, strict=True):
         written = output.outputs[0]
         tokens = list(written.token_ids)
-        if written.finish_reason == "stop" and tokens[-1:] != [end]:
-            tokens.append(end)
+        if written.finish_reason == "stop" and not set(tokens[-1:]) & set(model.ends):
+            tokens.append(model.ends[0])
         traces.append(
             graded(model, problem, prompt, tokens, grade or Countdown().grade, sampled, k)
         )

@@ -4,6 +4,7 @@ import importlib.metadata
 from pathlib import Path
 
 from interp.atlas import write_atlas
+from interp.behaviors import labels_of
 from interp.config import DivergenceConfig, config_json
 from interp.divergence.layers import layer_curves
 from interp.divergence.stages import Divergence
@@ -12,6 +13,7 @@ from interp.divergence.traces import make_traces
 from interp.divergence.weights import weight_changes
 from interp.engine import HERE, Engine
 from interp.errors import UserError
+from interp.loading import DeviceMap
 from interp.pairs import load_pair
 from interp.progress import Progress
 from interp.runs import write_json
@@ -27,14 +29,16 @@ def run_divergence(
     command: str = "",
     progress: Progress | None = None,
     engine: Engine = HERE,
+    device_map: DeviceMap | None = None,
 ) -> dict:
     """Where, in what, in which layer and why two models part; writes `divergence.json` and the atlas.
 
     An interrupted run goes on at the stage where it stopped. Raises `UserError` for models that do not
     match or never differ, and for a budget that leaves no room.
     """
+    labels_of(config.annotator)
     told = config_json(config)  # a task that does not exist is refused before models are loaded
-    pair = load_pair(config.pair, config.thinking, template=config.template)
+    pair = load_pair(config.pair, config.thinking, template=config.template, device_map=device_map)
     vocabulary = shared_vocabulary(pair.base, pair.thinking)
     setup = Setup("divergence", pair, config, out, progress or Progress(), engine)
     work = Divergence(setup, vocabulary, make_traces(setup, vocabulary))

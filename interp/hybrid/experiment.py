@@ -4,6 +4,7 @@ import importlib.metadata
 from dataclasses import asdict
 from pathlib import Path
 
+from interp.behaviors import labels_of
 from interp.config import HybridConfig, config_json
 from interp.engine import HERE, Engine
 from interp.hybrid.measurement import Measurement
@@ -11,6 +12,7 @@ from interp.hybrid.measures import contrast, verdict
 from interp.hybrid.preparation import make_traces, prepare
 from interp.hybrid.selection import choose
 from interp.hybrid_report import write_hybrid_report
+from interp.loading import DeviceMap
 from interp.pairs import load_pair
 from interp.progress import Progress
 from interp.runs import write_json
@@ -25,14 +27,16 @@ def run_hybrid(
     command: str = "",
     progress: Progress | None = None,
     engine: Engine = HERE,
+    device_map: DeviceMap | None = None,
 ) -> dict:
     """Fit on one split, choose on another, measure on a third; writes `hybrid.json` and `report.html`.
 
     An interrupted run goes on at the arm and shard where it stopped. Raises `UserError` for models
     that do not match or never differ, and for a budget that leaves no room.
     """
+    labels_of(config.annotator)
     told = config_json(config)  # a task that does not exist is refused before models are loaded
-    pair = load_pair(config.pair, config.thinking, template=config.template)
+    pair = load_pair(config.pair, config.thinking, template=config.template, device_map=device_map)
     setup = Setup("hybrid", pair, config, out, progress or Progress(), engine)
     traces = make_traces(setup)
     lab, taxonomy = prepare(setup, traces)

@@ -22,6 +22,8 @@ from interp.validation.trial import Trial
 
 SCHEMA = "whenlens.card/1"
 N_EXAMPLES = 3
+N_NULL_PROBLEMS = 40
+"""Problems that nulls are tried on: fewer than in the main job, since several gates ask for them."""
 
 
 def check_candidate(
@@ -89,7 +91,7 @@ def run_validation(
         if not candidates:
             raise unknown_name("direction", only, names)
     folder, which = split_model(model, pair)
-    config = config or Config(pair=folder, n_random=100)
+    config = config or Config(pair=folder, n_null_problems=N_NULL_PROBLEMS)
     loaded = load_pair(folder, config.thinking, template=config.template)
     own: Model = getattr(loaded, which)
     # Of a file for both models, those of the other one are not on trial.

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from interp.config import Config, config_json, layers_tried
+from interp.config import Config, DivergenceConfig, HybridConfig, config_json, layers_tried
 from interp.errors import UserError
 from interp.loading import HUB_ID
 from interp.pairs import load_pair
@@ -53,6 +53,23 @@ def test_built_in_pairs_keep_their_defaults_and_real_models_get_their_own():
     assert (asked.annotator, asked.template) == ("form", "{problem}")
     assert asked.behaviors == ("question",) and asked.n_null_problems > real.n_null_problems
     assert config_for("smollm2", task="questions", annotator="keywords").annotator == "keywords"
+
+
+@pytest.mark.parametrize("kind", [HybridConfig, DivergenceConfig])
+def test_so_do_their_hybrids_and_divergences(kind, tmp_path):
+    for name in BUILT_IN:
+        assert config_for(name, 3, kind, n_report=20) == kind(name, seed=3, n_report=20)
+    real = config_for("orz-7b", 0, kind, task=None)
+    assert (real.task, real.annotator) == ("gsm_symbolic", "keywords")
+    assert real.n_report < kind.n_report and real.max_tokens > kind.max_tokens
+
+
+@pytest.mark.parametrize("kind", [Config, HybridConfig, DivergenceConfig])
+def test_a_pair_that_was_trained_as_the_built_in_ones_has_their_defaults(kind, tmp_path):
+    folder = str(tmp_path)
+    assert config_for(folder, 0, kind).annotator == "keywords"
+    (tmp_path / "pair.json").write_text('{"prompt": "by a7 ."}')
+    assert config_for(folder, 0, kind) == kind(folder)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from interp.cli import app
 from interp.config import Config, DivergenceConfig, HybridConfig
 from interp.errors import UserError
 from interp.pairs import Pair
@@ -23,6 +24,22 @@ def test_an_unknown_annotator_is_refused_before_models_are_loaded(tmp_path, monk
     monkeypatch.setattr("interp.pipeline.load_pair", None)
     with pytest.raises(UserError, match=r"annotator 'keyword'.*keywords"):
         run_main_job(Config("countdown-rl", annotator="keyword", behaviors=None), tmp_path, "")
+
+
+@pytest.mark.parametrize("command", ["run", "hybrid", "diverge"])
+def test_every_command_takes_an_annotator_and_refuses_an_unknown_one(command, tmp_path):
+    asked = [command, "--annotator", "keyword", "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="annotator 'keyword'.*keywords"):
+        app(asked, standalone_mode=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "hybrid", "diverge"])
+def test_a_device_map_reaches_the_models_of_every_command(command, tmp_path):
+    asked = [command, "--device-map", "sideways", "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="under the device map 'sideways'"):
+        app(asked, standalone_mode=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_says_in_a_line_what_it_is(tiny):

@@ -2,15 +2,18 @@
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
+from transformers import GenerationConfig
 
 from interp.errors import UserError
 from interp.interventions import Add, intervene
+from interp.models import load_model
 from interp.tasks import load_task
 from interp.traces import (
     accuracy,
@@ -22,6 +25,7 @@ from interp.traces import (
     write_traces,
 )
 from interp.types import Problem
+from tests.interp.conftest import slow_model
 
 ALL = load_task("countdown").problems()
 PROBLEMS = list(ALL[:: len(ALL) // 12])[:12]
@@ -177,6 +181,26 @@ def test_a_prompt_gets_no_bos_from_a_tokenizer_that_puts_none(sharp, monkeypatch
     monkeypatch.setattr(sharp, "tokenizer", bare)
     assert prompt_tokens(sharp, text) == bare(text)["input_ids"]
     assert bos not in bare(text)["input_ids"]
+
+
+def test_a_text_ends_at_any_of_the_tokens_that_the_checkpoint_names(sharp_folder, tmp_path):
+    folder = shutil.copytree(sharp_folder, tmp_path / "chat")
+    said = slow_model(folder).model.generate(
+        torch.tensor([[1, 40, 41]]), max_new_tokens=N_NEW, do_sample=False
+    )[0, 3:].tolist()  # fmt: skip
+    also = next(token for token in said[3:] if token not in said[:3])
+    GenerationConfig(eos_token_id=[2, also], bos_token_id=1, pad_token_id=0).save_pretrained(folder)
+    model, slow = load_model(folder, device="cpu"), slow_model(folder)
+    prompts = [[1, 40, 41], [1, 50], [1, 60, 61, 62]]
+    assert model.ends == (2, also)
+    expected = [
+        slow.model.generate(torch.tensor([x]), max_new_tokens=N_NEW, do_sample=False)[0, len(x) :]
+        for x in prompts
+    ]
+    assert expected[0].tolist() == said[: said.index(also) + 1]
+    assert decode(model, prompts, None, N_NEW) == [row.tolist() for row in expected]
+    traces = generate(model, PROBLEMS, sampled=False, max_new_tokens=N_NEW)
+    assert [t.stopped for t in traces] == [t.tokens[-1] in (2, also) for t in traces]
 
 
 def test_traces_survive_the_file(sharp, tmp_path):
