@@ -116,22 +116,33 @@ def cells(store: ActivationStore) -> np.ndarray:
     return np.array([f"{p}/{b}" for p, b in zip(store.previous, store.labels, strict=True)])
 
 
-def residuals(store: ActivationStore, layers: Sequence[int]) -> ActivationStore:
-    """The activations without what labels explain: less the mean of their behavior in its place.
+def habits(store: ActivationStore) -> Float[np.ndarray, "segment label"]:
+    """Which labels each segment's trace has anywhere, as 0 and 1: what its writer is given to."""
+    trace = np.unique(store.trace_index, return_inverse=True)[1]
+    shown = [np.bincount(trace, store.labels == b) > 0 for b in np.unique(store.labels)]
+    return np.stack(shown, 1)[trace].astype(float)
 
-    Null directions are drawn from these. The total covariance holds the behaviors' own axes, so
-    that random directions from it would often be the direction on trial itself; permuting
-    residuals of the full model (ter Braak 1992) keeps those out, and under labels without meaning
-    it is the same thing.
+
+def residuals(store: ActivationStore, layers: Sequence[int]) -> ActivationStore:
+    """The activations without what labels explain: a segment's own in its place, and its trace's habits.
+
+    Less a least-squares fit on `habits` among the segments with one behavior after one kind. Null directions are
+    drawn from these. The total covariance holds the behaviors' own axes, so that random directions from it would
+    often be the direction on trial itself, and so would those that tell who checks from who does not; permuting
+    residuals of the full model (ter Braak 1992) keeps both out, and under labels without meaning it is the same
+    thing.
     """
-    codes = np.unique(cells(store), return_inverse=True)[1]
+    of_trace = torch.from_numpy(habits(store))
+    places = np.unique(cells(store), return_inverse=True)[1]
+    rows = [torch.from_numpy(np.flatnonzero(places == place)) for place in range(places.max() + 1)]
     values = {}
     for key in {(hook_name("resid_post", n), read) for n in layers for read, _ in READINGS}:
-        x = torch.from_numpy(store[key]).double()
-        at = torch.from_numpy(codes)
-        sums = torch.zeros(int(codes.max()) + 1, x.shape[1], dtype=x.dtype).index_add_(0, at, x)
-        means = sums / torch.bincount(at)[:, None]
-        values[key] = (x - means[at]).float()
+        x = torch.from_numpy(store[key]).to(torch.float64, copy=True)
+        for at in rows:
+            told, seen = (part - part.mean(0) for part in (of_trace[at], x[at]))
+            fit = torch.linalg.lstsq(told, seen, driver="gelsd").solution  # habits may coincide
+            x[at] = seen - told @ fit
+        values[key] = x.float()
     return replace(store, values=values)
 
 
