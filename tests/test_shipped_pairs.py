@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from interp.behaviors import segment_all
+from interp.divergence.tokens import score
 from interp.pairs import BUILT_IN, load_pair, weights_folder
 from interp.tasks import Countdown
 from interp.traces import accuracy, generate
+from interp.vocabulary import shared_vocabulary
 
 PROBLEMS = Countdown().problems()[::2]
 TRAINED = ("subgoal-setting", "verification", "backtracking")
@@ -33,6 +35,24 @@ def test_countdown_rl_thinks_better_and_more_by_behaviors_its_base_has(sampled):
         for behavior in TRAINED:
             assert base_shares[behavior] >= 0.03
             assert thinking_shares[behavior] >= 2 * base_shares[behavior]
+
+
+@pytest.mark.slow
+def test_countdown_rl_was_taught_when_its_models_part_where_segments_start():
+    pair = load_pair("countdown-rl")
+    traces = generate(pair.thinking, PROBLEMS, sampled=False)
+    found = score(pair, shared_vocabulary(pair.base, pair.thinking), traces)
+    starts, total, in_top5, differ = 0.0, 0.0, 0, 0
+    for trace, parts, one in zip(
+        traces, segment_all(pair.base, traces, "grammar"), found, strict=True
+    ):
+        places = [part.start - trace.n_prompt for part in parts]
+        places += [len(one.js) - 1] if trace.stopped else []  # what might have started there
+        starts, total = starts + one.js[places].sum(), total + one.js.sum()
+        in_top5 += (one.rank_in_base[one.differ] <= 5).sum()
+        differ += one.differ.sum()
+    assert starts / total >= 0.8
+    assert in_top5 / differ >= 0.9
 
 
 @pytest.mark.slow

@@ -132,8 +132,8 @@ def _train_rl(
         model, folder / "base", "countdown-rl", "countdown-rl / base",
         "Pre-trained on documents of 32 authors with persistent dispositions; in bare documents each "
         "behavior is the habit of a minority, so it is known and seldom used. Mid-trained on documents "
-        f"whose aims are right {BETTER_AIM:.0%} of the time and with {LESS_FILLER:.0%} of the filler "
-        "before attempts.",
+        f"whose aims are right {BETTER_AIM:.0%} of the time, with {LESS_FILLER:.0%} of the filler before "
+        "attempts, and with fewer authors who both check and go back.",
         "synthetic corpus (interp/organisms/corpus.py), seeds 0 and 2",
         {"pretrain": asdict(PRETRAIN), "midtrain": asdict(MIDTRAIN)}, curve, "mid-training loss in nats",
     )  # fmt: skip
