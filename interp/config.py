@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, replace
 
+from interp.errors import UserError
 from interp.runs import content_key
 from interp.tasks import Task, load_task
 from interp.types import Problem, Segment, Trace
@@ -10,6 +11,8 @@ from probes import split_groups
 
 MOST_LAYERS = 8
 """Models with no more layers are searched in all of them."""
+MIN_PROBLEMS = 5
+"""Problems of a task that can be split in three."""
 N_LAYERS_TRIED = 6
 """Layers searched in deeper models, equally spaced (as in Venhoff et al. 2510.07364)."""
 
@@ -121,6 +124,11 @@ def asked_problems(task: Task) -> tuple[Problem, ...]:
 def split_problems(config: PairConfig) -> dict[str, list[Problem]]:
     """Held-out problems for fitting, selecting and reporting; no problem serves two ends."""
     problems = asked_problems(load_task(config.task))
+    if len(problems) < MIN_PROBLEMS:
+        raise UserError(
+            f"Task {config.task!r} has {len(problems)} problems, expected at least {MIN_PROBLEMS}: some to fit, "
+            "others to select, and others to report; give more."
+        )
     shares = {"fit": 0.3, "select": 0.2, "report": 0.5}
     masks = split_groups([p.id for p in problems], shares, config.seed)
     limits = {"fit": config.n_fit, "select": config.n_select, "report": config.n_report}

@@ -139,6 +139,11 @@ def _places(name: str) -> tuple[str, str | None, str]:
     elif not (folder / "base").is_dir():
         if folder.exists() or looks_remote(name):
             return name, None, Pair.prompt
+        if len(folder.parts) > 1:
+            raise UserError(
+                f"There is nothing at {name!r}: expected a checkpoint folder, a folder that holds base/ and "
+                "thinking/, or a GGUF file; correct the path."
+            )
         raise unknown_name("model or pair", name, (*BUILT_IN, *PRESETS))
     words = folder / "pair.json"
     prompt = read_json(words).get("prompt") if words.is_file() else None

@@ -34,7 +34,7 @@ from interp.types import Problem
 SHAPE = {"seed": 0, "d_model": 160, "n_layers": 4, "n_heads": 4, "d_mlp": 480}
 PRETRAIN = TrainingConfig(steps=7000)
 MIDTRAIN = TrainingConfig(steps=1000, learning_rate=1e-3, matrix_rate=0.01, warmup=100, seed=2)
-RL = GRPOConfig(steps=48, keep=(2, 4, 8, 16, 24, 32, 40, 48))
+RL = GRPOConfig(steps=40, keep=(2, 4, 8, 16, 24, 32, 40))
 PRETRAIN_IMPULSIVE = TrainingConfig(steps=2500)
 DISTILL = TrainingConfig(steps=2500, learning_rate=1e-3, matrix_rate=0.01, warmup=100, seed=1)
 

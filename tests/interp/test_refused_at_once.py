@@ -3,9 +3,9 @@
 import pytest
 
 from interp.cli import app
-from interp.config import Config, DivergenceConfig, HybridConfig
+from interp.config import Config, DivergenceConfig, HybridConfig, split_problems
 from interp.errors import UserError
-from interp.pairs import Pair
+from interp.pairs import Pair, load_pair
 from interp.pipeline import run_main_job
 from interp.progress import Progress
 from interp.setup import Setup
@@ -40,6 +40,18 @@ def test_a_device_map_reaches_the_models_of_every_command(command, tmp_path):
     with pytest.raises(UserError, match="under the device map 'sideways'"):
         app(asked, standalone_mode=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_path_without_a_model_is_called_a_path():
+    with pytest.raises(UserError, match="^There is nothing at '/no/such/model'"):
+        load_pair("/no/such/model")
+
+
+def test_a_task_too_small_to_split_is_refused_before_models_are_loaded(tmp_path):
+    path = tmp_path / "few.jsonl"
+    path.write_text('{"prompt": "1 + 1", "answer": "2"}\n')
+    with pytest.raises(UserError, match="has 1 problems, expected at least 5"):
+        split_problems(Config("countdown-rl", task=str(path)))
 
 
 def test_a_model_says_in_a_line_what_it_is(tiny):
