@@ -28,7 +28,7 @@ from interp.cli import main
 main()
 """
 SHIPPED = weights_folder("countdown-rl") / "directions.safetensors"
-SIZES = "--n-report 150 --n-random 40 --dose 0.3"  # of 45 nulls, one may be as large
+SIZES = "--n-report 500 --n-random 40 --dose 0.3"  # of 45 nulls, one may be as large
 
 
 def start(arguments: str, out: Path, **options):
