@@ -59,7 +59,7 @@ class Config(PairConfig):
     n_random: int = 100
     n_shuffled: int = 20
     n_points: int = 144
-    n_null_problems: int = 100
+    n_null_problems: int = 70
     null_new_tokens: int = 90
 
 
