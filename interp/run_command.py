@@ -71,7 +71,7 @@ def run(
 ) -> None:
     """Do the main job: traces, activations, probes, causal tests with nulls, figures, report.
 
-    Writes results.json, directions.safetensors and report.html into the run's folder, in under five minutes on
+    Writes results.json, directions.safetensors and report.html into the run's folder, in about five minutes on
     two cores for the built-in pair.
 
     On a real model: whenlens run --base smollm2 --task gsm_symbolic --out runs/smollm2
