@@ -96,7 +96,8 @@ class Page:
 
     async def _evaluate_in_frame(self, script: str) -> Any:
         found = await self._browser.send_command("Target.getTargets")
-        (frame,) = [one for one in found["result"]["targetInfos"] if one["type"] == "iframe"]
+        # Of the kind that Jupyter shows: the browser's own new tab may hold frames of other kinds.
+        (frame,) = [one for one in found["result"]["targetInfos"] if one["url"] == "about:srcdoc"]
         target = Tab(frame["targetId"], self._tab._broker)
         await target.create_session()
         answer = await target.send_command("Runtime.evaluate", _evaluation(script))
