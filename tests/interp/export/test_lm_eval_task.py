@@ -59,7 +59,7 @@ def perplexity(model, edits):
     said = model.tokenizer(TARGET, add_special_tokens=False).input_ids
     total = 0.0
     for problem in PROBLEMS:
-        asked = model.tokenizer(problem.prompt, add_special_tokens=False).input_ids
+        asked = model.tokenizer(problem.prompt).input_ids
         with intervene(model, *edits) if edits else nullcontext():
             rows = forward(model, [asked + said])[0].log_softmax(-1)
         total += sum(float(rows[len(asked) - 1 + i, t]) for i, t in enumerate(said))
