@@ -41,7 +41,8 @@ from turns import Row, Setting, machine, ratios
 
 from interp.activations import collect
 from interp.interventions import Ablate, Add, intervene
-from interp.models import Model, left_pad, load_model, positions_of
+from interp.layout import padded
+from interp.models import Model, load_model
 from interp.pooling import READS, hook_name, pool_batch, read_span
 from interp.traces import decode
 from interp.types import Segment, Trace
@@ -75,10 +76,9 @@ def texts(n: int, length: int, seed: int = 0) -> tuple[list[Trace], list[list[Se
     return traces, [[Segment(at, at + SEGMENT, "") for at in part] for part in cuts]
 
 
-def padded(model: Model, traces: Sequence[Trace]) -> dict:
+def inputs(model: Model, traces: Sequence[Trace]) -> dict:
     """Keyword arguments of one forward pass over the traces."""
-    ids, real = left_pad([trace.tokens for trace in traces], 0, model.device)
-    return {"attention_mask": real.long(), "position_ids": positions_of(real), "input_ids": ids}
+    return padded(model, [trace.tokens for trace in traces]).inputs
 
 
 def cache_then_pool(
@@ -88,7 +88,7 @@ def cache_then_pool(
     names_filter: Callable[[str], bool] | None = None,
 ) -> dict:
     """`run_with_cache`, by default of everything, and the same means taken from it."""
-    batch = padded(model, traces)
+    batch = inputs(model, traces)
     with torch.no_grad():
         _, cache = model.bridge.run_with_cache(
             batch.pop("input_ids"), names_filter=names_filter, **batch
@@ -123,7 +123,7 @@ WORKS = {"pooled": pool_all, "everything": cache_then_pool, "stream": cache_stre
 def caching(s: Setting) -> list[Row]:
     """Pooled residual streams against a bare forward, and against caching everything."""
     data = texts(BATCH, LENGTH)
-    batch = padded(s.model, data[0])
+    batch = inputs(s.model, data[0])
 
     @torch.no_grad()
     def body() -> None:
@@ -223,7 +223,7 @@ def generation(s: Setting) -> list[Row]:
     """Steered and unsteered decoding, and Hugging Face's."""
     model, prompts = endless(s.model), prompts_of(N_ROWS, 2 * SEGMENT)
     draws = torch.rand(N_ROWS, N_NEW, generator=torch.Generator().manual_seed(0)).double()
-    batch = padded(model, texts(N_ROWS, 2 * SEGMENT)[0])
+    batch = inputs(model, texts(N_ROWS, 2 * SEGMENT)[0])
     batch.pop("position_ids")
     vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(1))
 

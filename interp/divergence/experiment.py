@@ -36,8 +36,9 @@ def run_divergence(
     An interrupted run goes on at the stage where it stopped. Raises `UserError` for models that do not
     match or never differ, and for a budget that leaves no room.
     """
+    # An annotator or a task that does not exist is refused before models are loaded.
     labels_of(config.annotator)
-    told = config_json(config)  # a task that does not exist is refused before models are loaded
+    told = config_json(config)
     pair = load_pair(config.pair, config.thinking, template=config.template, device_map=device_map)
     vocabulary = shared_vocabulary(pair.base, pair.thinking)
     setup = Setup("divergence", pair, config, out, progress or Progress(), engine)

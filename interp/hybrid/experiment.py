@@ -34,8 +34,9 @@ def run_hybrid(
     An interrupted run goes on at the arm and shard where it stopped. Raises `UserError` for models
     that do not match or never differ, and for a budget that leaves no room.
     """
+    # An annotator or a task that does not exist is refused before models are loaded.
     labels_of(config.annotator)
-    told = config_json(config)  # a task that does not exist is refused before models are loaded
+    told = config_json(config)
     pair = load_pair(config.pair, config.thinking, template=config.template, device_map=device_map)
     setup = Setup("hybrid", pair, config, out, progress or Progress(), engine)
     traces = make_traces(setup)

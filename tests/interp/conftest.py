@@ -1,4 +1,4 @@
-"""A slow reference over Hugging Face's own model: one row at a time, no cache, no padding."""
+"""Texts as traces, and a slow reference over Hugging Face's own model: one row at a time, no cache, no padding."""
 
 from contextlib import ExitStack, contextmanager
 
@@ -10,9 +10,16 @@ from transformers import AutoModelForCausalLM
 from interp.models import load_model
 from interp.pairs import Pair
 from interp.tasks import load_task
+from interp.types import Segment, Trace
 
 ALL = load_task("countdown").problems()
 PROBLEMS = list(ALL[:: len(ALL) // 12])[:12]
+
+
+def as_traces(sequences):
+    """Sequences as traces that have a segment at every token but the first."""
+    traces = [Trace(str(i), "m", "", "", tuple(x), 1, True, True) for i, x in enumerate(sequences)]
+    return traces, [[Segment(t, t + 1, "") for t in range(1, len(x))] for x in sequences]
 
 
 class SlowReference:

@@ -9,7 +9,11 @@ import pytest
 from interp.organisms.corpus import (
     AUTHOR_WEIGHTS,
     AUTHORS,
+    BETTER_AIM,
     IMPULSIVE,
+    LESS_FILLER,
+    RIGHT_AIM,
+    STEADFAST_WEIGHTS,
     VOCABULARY,
     documents,
     solver_documents,
@@ -90,6 +94,23 @@ def test_notes_tell_the_parity_of_the_target_or_of_the_last_value(many):
             assert (number % 2 == 1) == (note.group(2) == "odd")
             noted += 1
     assert noted > 500
+
+
+@pytest.mark.parametrize(
+    ("right_aim", "filler"), [(RIGHT_AIM, 1.0), (BETTER_AIM, LESS_FILLER)], ids=["early", "late"]
+)
+def test_aims_and_filling_are_as_often_as_asked(right_aim, filler):
+    aimed, before, after = [], [], []
+    stream = documents(TRAINING, AUTHORS, STEADFAST_WEIGHTS, 2, right_aim, filler)
+    for problem, text in map(parse, take(stream, 10_000)):
+        first = FOLD.search(text)
+        opening, following = text[: first.start()], text[first.end() :]
+        before.append("hmm" in opening)
+        after.append(following.startswith(" hmm"))
+        if "aim for" in opening:
+            aimed.append(int(first.groups()[-1]) == problem.data["target"])
+    assert np.mean(aimed) == pytest.approx(right_aim, abs=0.03)
+    assert np.mean(before) == pytest.approx(filler * np.mean(after), abs=0.02)
 
 
 def test_checks_say_the_truth(many):

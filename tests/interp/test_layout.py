@@ -5,15 +5,10 @@ import torch
 
 from interp.layout import TEXTS_PER_ROW, packed, padded
 from interp.pooling import pool_batch
-from interp.types import Segment, Trace
+from tests.interp.conftest import as_traces
 
 OPENING = [1, 30, 31, 32, 33]
 SHARED = [[*OPENING, 40 + i, *range(50, 50 + i % 4)] for i in range(12)]
-
-
-def as_traces(texts):
-    traces = [Trace(str(i), "m", "", "", tuple(x), 1, True, True) for i, x in enumerate(texts)]
-    return traces, [[Segment(t, t + 1, "") for t in range(1, len(x))] for x in texts]
 
 
 def read(layout):
@@ -25,7 +20,7 @@ def read(layout):
 @pytest.mark.parametrize("lay_out", [packed, padded])
 @pytest.mark.parametrize("n", [1, 12, TEXTS_PER_ROW, 2 * TEXTS_PER_ROW + 3])
 def test_every_text_is_there_with_its_own_positions(tiny, lay_out, n):
-    texts = (SHARED * n)[:n] if lay_out is padded else ([*SHARED, [1], [1, 2]] * n)[:n]
+    texts = ([*SHARED, [1], [1, 2]] * n)[:n]
     layout = lay_out(tiny, texts)
     if layout is None:
         assert n == 1  # a text alone has nothing in common
@@ -52,7 +47,9 @@ def test_texts_with_little_in_common_are_padded(tiny):
 def test_what_is_read_is_less_unless_someone_else_is_listening(tiny):
     seen, hook = [], "blocks.1.hook_resid_post"
     body = tiny.plain.twin.base_model.layers[0]
-    handle = body.register_forward_hook(lambda *_: seen.append(_[1][0].shape[:2].numel()))
+    handle = body.register_forward_hook(
+        lambda layer, args, out: seen.append(args[0].shape[:2].numel())
+    )
     try:
         alone = pool_batch(tiny, *as_traces(SHARED), [hook], ["first"])[hook, "first"]
         with tiny.bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_post", lambda x, hook: None)]):

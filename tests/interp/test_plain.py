@@ -11,18 +11,11 @@ from interp.models import load_model
 from interp.pairs import load_pair
 from interp.pooling import hook_name, pool_batch
 from interp.traces import decode
-from interp.types import Segment, Trace
-from tests.interp.conftest import slow_model
+from tests.interp.conftest import as_traces, slow_model
 
 PROMPTS = [[1, 40, 41, 42], [1, 50], [1, *range(30, 60)], [1, 9, 8, 7]]
 N_NEW = 12
 PUSH = torch.randn(32, generator=torch.Generator().manual_seed(0)) * 3
-
-
-def as_traces(sequences):
-    """Sequences as traces that have a segment at every token but the first."""
-    traces = [Trace(str(i), "m", "", "", tuple(x), 1, True, True) for i, x in enumerate(sequences)]
-    return traces, [[Segment(t, t + 1, "") for t in range(1, len(x))] for x in sequences]
 
 
 def add(resid, hook=None):

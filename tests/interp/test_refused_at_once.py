@@ -27,17 +27,16 @@ def test_an_unknown_annotator_is_refused_before_models_are_loaded(tmp_path, monk
 
 
 @pytest.mark.parametrize("command", ["run", "hybrid", "diverge"])
-def test_every_command_takes_an_annotator_and_refuses_an_unknown_one(command, tmp_path):
-    asked = [command, "--annotator", "keyword", "--out", str(tmp_path / "out")]
-    with pytest.raises(UserError, match="annotator 'keyword'.*keywords"):
-        app(asked, standalone_mode=False)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("command", ["run", "hybrid", "diverge"])
-def test_a_device_map_reaches_the_models_of_every_command(command, tmp_path):
-    asked = [command, "--device-map", "sideways", "--out", str(tmp_path / "out")]
-    with pytest.raises(UserError, match="under the device map 'sideways'"):
+@pytest.mark.parametrize(
+    ("option", "given", "refusal"),
+    [
+        ("--annotator", "keyword", "annotator 'keyword'.*keywords"),
+        ("--device-map", "sideways", "under the device map 'sideways'"),
+    ],
+)
+def test_every_command_passes_on_what_it_is_given(command, option, given, refusal, tmp_path):
+    asked = [command, option, given, "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match=refusal):
         app(asked, standalone_mode=False)
     assert not (tmp_path / "out").exists()
 
