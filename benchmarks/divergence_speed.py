@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import load_pair
 from interp.divergence.tokens import batches, score
-from interp.models import left_pad, positions_of
+from interp.models import inputs_of, left_pad
 from interp.types import Trace
 from interp.vocabulary import shared_vocabulary
 
@@ -69,12 +69,7 @@ def plain(pair, traces) -> None:
     for rows in batches([len(t.tokens) for t in traces]):
         for model in (pair.base, pair.thinking):
             ids, real = left_pad([traces[i].tokens for i in rows], 0, model.device)
-            model.plain.twin(
-                input_ids=ids,
-                attention_mask=real.long(),
-                position_ids=positions_of(real),
-                use_cache=False,
-            )
+            model.plain.twin(**inputs_of(ids, real), use_cache=False)
 
 
 def peak_memory() -> int:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.errors import UserError, unknown_name
+from interp.errors import UserError, first_line, unknown_name
 from interp.models import Model
 from probes import MeanDifference
 
@@ -82,9 +82,9 @@ class DirectionSet:
             with safe_open(path, "pt") as file:
                 stated = sorted((file.metadata() or {}).items())
                 found = cls.of(Direction(file.get_tensor(k), **json.loads(v)) for k, v in stated)
-        except SafetensorError as error:
+        except (SafetensorError, TypeError, ValueError) as error:  # no such file, or another header
             raise UserError(
-                f"{str(path)!r} is no safetensors file of directions ({error}): give the "
+                f"{str(path)!r} is no safetensors file of directions ({first_line(error)}): give the "
                 "directions.safetensors of a run."
             ) from error
         for direction in found:

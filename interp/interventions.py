@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.models import Frame, Model, left_pad, look_every, positions_of
+from interp.models import Frame, Model, inputs_of, left_pad, look_every
 from interp.pooling import hook_name
 
 At = Literal["starts", "all"]
@@ -273,9 +273,4 @@ def forward(model: Model, sequences: Sequence[Sequence[int]], starts_from: int =
     starts = real & ((beyond == 0) | (ends & (beyond > 0)))
     rows = torch.arange(len(ids), device=ids.device)
     with model.framed(Frame(rows, real, starts)):
-        return model.hf(
-            input_ids=ids,
-            attention_mask=real.long(),
-            position_ids=positions_of(real),
-            use_cache=False,
-        ).logits
+        return model.hf(**inputs_of(ids, real), use_cache=False).logits

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.models import Model, left_pad, positions_of
+from interp.models import Model, inputs_of, left_pad
 
 SLIDING = "sliding_attention"
 """Transformers' name for layers that see a window of the text alone."""
@@ -27,14 +27,10 @@ class Layout:
 def padded(model: Model, texts: Sequence[Sequence[int]]) -> Layout:
     """A text a row, with padding on the left."""
     ids, real = left_pad(texts, model.tokenizer.pad_token_id or 0, model.device)
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": real.long(),
-        "position_ids": positions_of(real),
-    }
     ends = range(ids.shape[1], ids.numel() + 1, ids.shape[1])
     return Layout(
-        inputs, [range(end - len(text), end) for end, text in zip(ends, texts, strict=True)]
+        inputs_of(ids, real),
+        [range(end - len(text), end) for end, text in zip(ends, texts, strict=True)],
     )
 
 

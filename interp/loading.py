@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from interp.errors import UserError, first_line
@@ -109,6 +109,8 @@ def _read(
     """The checkpoint in a folder, or the GGUF file that `options` name, with its numbers made whole."""
     folder = path.parent if options else path
     try:
+        config = AutoConfig.from_pretrained(folder, **LOCAL, **options)
+        _check_text_only(path, config)
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL, **options)
         with no_progress_bar():
             found: Any = AutoModelForCausalLM.from_pretrained(
@@ -116,18 +118,22 @@ def _read(
                 output_loading_info=True, **LOCAL, **options,
             )  # fmt: skip
             weights, info = found
+    except UserError:
+        raise
     except Exception as error:  # transformers raises almost anything for a damaged checkpoint
         where = "" if device_map is None else f" under the device map {device_map!r}"
+        advice = (
+            "the file is cut short or damaged: fetch or write it again" if options else EXPECTED
+        )
         raise UserError(
             f"{str(path)!r} holds no checkpoint that transformers can read{where} ({first_line(error)}): "
-            f"{EXPECTED}."
+            f"{advice}."
         ) from error
     if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
         raise UserError(
             f"{str(path)!r} lacks {len(lacking)} of the weights that its config.json asks for, as {lacking[0]}: "
             "save or fetch the checkpoint again."
         )
-    _check_text_only(path, weights.config)
     _check_tokens(path, weights, tokenizer)
     if not weights.config.architectures:  # a GGUF file does not say
         weights.config.architectures = [type(weights).__name__]

@@ -275,6 +275,11 @@ def positions_of(real: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
     return (real.long().cumsum(1) - 1).clamp_min(0)
 
 
+def inputs_of(ids: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"]) -> dict[str, Tensor]:
+    """Arguments of one forward pass over left-padded texts (`left_pad`)."""
+    return {"input_ids": ids, "attention_mask": real.long(), "position_ids": positions_of(real)}
+
+
 def mean_norm(resid: Float[Tensor, "*n d_model"]) -> float:
     """Mean L2 norm of residual vectors: the unit in which doses are given."""
     return float(resid.norm(dim=-1).mean())

@@ -101,8 +101,8 @@ def load_pair(
 ) -> Pair:
     """Load a base model and the thinking model trained from it.
 
-    Both are anything that `load_model` takes, on `device` or spread by `device_map` as there. Alone, `base` is
-    also the name of a built-in pair or of one of `PRESETS`, a folder that holds `base` and `thinking`
+    Both are anything that `load_model` takes, on `device` or spread by `device_map` as there; `base` is also the
+    name of one of `PRESETS`, and alone that of a built-in pair, a folder that holds `base` and `thinking`
     checkpoints, or a model that stands alone. (A folder with the name of a built-in pair or a preset is reached
     as `./NAME`.) Both models are asked in `template`, in which `{problem}` stands for the problem: by default the
     thinking model's chat template, if it has one.
@@ -115,6 +115,8 @@ def load_pair(
     name, prompt = base, Pair.prompt
     if thinking is None:
         base, thinking, prompt = _places(base)
+    elif base in PRESETS:
+        base = PRESETS[base].where()
     first = load_model(base, _model_name(name, base, "base"), device, device_map=device_map)
     second = first
     if thinking is not None:
@@ -133,9 +135,7 @@ def _places(name: str) -> tuple[str, str | None, str]:
     if name in BUILT_IN:
         folder = weights_folder(name)
     elif name in PRESETS:
-        preset = PRESETS[name]
-        base = preset.base if isinstance(preset.base, str) else str(preset.base())
-        return base, preset.thinking, Pair.prompt
+        return PRESETS[name].where(), PRESETS[name].thinking, Pair.prompt
     elif not (folder / "base").is_dir():
         if folder.exists() or looks_remote(name):
             return name, None, Pair.prompt

@@ -30,15 +30,15 @@ REAL_RUN: dict[str, Any] = {
 """For such a model, the main job that 135 M parameters do on two cores in 20 minutes."""
 REAL_PAIR: dict[str, Any] = {"n_fit": 60, "n_select": 40, "n_report": 100, "max_tokens": 1024}
 """For such a pair, the hybrid and the divergence."""
-QUESTIONS: dict[str, Any] = {
-    "annotator": "form",
-    "template": "{problem}",
+QUESTIONS: dict[str, Any] = {"annotator": "form", "template": "{problem}"}
+"""What differs for the task of that name, which asks for more text and not for an answer."""
+QUESTIONS_RUN: dict[str, Any] = {
     "behaviors": ("question",),
     "n_report": 150,
     "max_new_tokens": 60,
     "n_null_problems": 12,
 }
-"""What differs for the task of that name, which asks for more text and not for an answer.
+"""And in its main job.
 
 Its other form, the statement, is the same direction with the opposite sign. Few sentences fit into a trace, so
 there are more problems.
@@ -57,6 +57,10 @@ class Preset:
     thinking: str | None = None
     layers: tuple[int, ...] | None = None
     source: str = ""
+
+    def where(self) -> str:
+        """The base as `load_model` takes it; raises `UserError` where its package is not installed."""
+        return self.base if isinstance(self.base, str) else str(self.base())
 
 
 def _packaged(package: str, find: Callable[[], Path]) -> Callable[[], Path]:
@@ -117,6 +121,6 @@ def config_for(pair: str, seed: int = 0, kind: type[C] = Config, **given: Any) -
         defaults = REAL_MODEL | (REAL_RUN if main else REAL_PAIR)
         if main and pair in PRESETS and PRESETS[pair].layers:
             defaults["layers"] = PRESETS[pair].layers
-    if main and given.get("task") == Questions.name:
-        defaults |= QUESTIONS
+    if given.get("task") == Questions.name:
+        defaults |= QUESTIONS | (QUESTIONS_RUN if main else {})
     return kind(pair, seed=seed, **{**defaults, **given})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from interp.layout import attention_mask
-from interp.models import Model, positions_of
+from interp.models import Model, inputs_of
 from interp.pooling import hook_name
 
 KeyValues = Sequence[tuple[Tensor, Tensor]]
@@ -48,9 +48,7 @@ def read_cached(
     hooks = [(hook_name("resid_post", layer), keep(layer)) for layer in layers]
     with model.bridge.hooks(fwd_hooks=hooks):
         read = model.hf(
-            input_ids=ids,
-            attention_mask=real.long(),
-            position_ids=positions_of(real),
+            **inputs_of(ids, real),
             past_key_values=DynamicCache(),  # keeps all of the text, for layers with a window too
             use_cache=True,
         )

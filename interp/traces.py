@@ -18,7 +18,7 @@ from interp.cache import growing_cache
 from interp.engine import HERE, Engine
 from interp.errors import UserError
 from interp.jsonl import read_rows
-from interp.models import PROBLEM, Frame, Model, left_pad, look_every, positions_of
+from interp.models import PROBLEM, Frame, Model, inputs_of, left_pad, look_every, positions_of
 from interp.progress import Progress
 from interp.tasks import Countdown
 from interp.types import Problem, Trace
@@ -157,10 +157,8 @@ def _read_shared(model: Model, prompts: Sequence[Sequence[int]], cache: Any) -> 
     everywhere = torch.arange(len(ids), device=model.device)
     with model.framed(Frame(everywhere, real, torch.zeros_like(real))):
         model.hf(
-            input_ids=ids,
+            **inputs_of(ids, real),
             past_key_values=cache,
-            attention_mask=real.long(),
-            position_ids=positions_of(real),
             use_cache=True,
             logits_to_keep=1,
         )

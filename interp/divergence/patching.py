@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.models import Model, left_pad, positions_of
+from interp.models import Model, inputs_of, left_pad
 from interp.pairs import SHARED_PAD, Pair
 from interp.pooling import hook_name
 from interp.types import Trace
@@ -44,11 +44,7 @@ class Splits:
         """Y: logit of the thinking model's token minus that of the base's, at the last position."""
         with torch.no_grad(), model.bridge.hooks(fwd_hooks=list(hooks)):
             logits = model.hf(
-                input_ids=self.ids,
-                attention_mask=self.real.long(),
-                position_ids=positions_of(self.real),
-                use_cache=False,
-                logits_to_keep=1,
+                **inputs_of(self.ids, self.real), use_cache=False, logits_to_keep=1
             ).logits[:, -1]
         y = logits.gather(1, self.wanted[:, None]) - logits.gather(1, self.own[:, None])
         return y[:, 0].double().cpu().numpy()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.divergence.tokens import batches
 from interp.engine import HERE, Engine
-from interp.models import Model, left_pad, positions_of
+from interp.models import Model, inputs_of, left_pad
 from interp.pooling import hook_name
 from interp.types import Trace
 
@@ -59,10 +59,5 @@ def _read_batch(
 
     hooks = [(hook_name("resid_post", n), keep(n)) for n in range(model.n_layers)]
     with model.bridge.hooks(fwd_hooks=hooks):
-        model.hf.base_model(
-            input_ids=ids,
-            attention_mask=real.long(),
-            position_ids=positions_of(real),
-            use_cache=False,
-        )
+        model.hf.base_model(**inputs_of(ids, real), use_cache=False)
     return found

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engine import HERE, Engine
-from interp.models import Model, left_pad, positions_of
+from interp.models import Model, inputs_of, left_pad
 from interp.pairs import SHARED_PAD, Pair
 from interp.types import Trace
 from interp.vocabulary import Vocabulary
@@ -92,12 +92,7 @@ def final_states(
     model: Model, ids: Int[Tensor, "row pos"], real: Bool[Tensor, "row pos"]
 ) -> Float[Tensor, "row pos d_model"]:
     """What the unembedding reads: the last residual stream after the final norm."""
-    return model.hf.base_model(
-        input_ids=ids,
-        attention_mask=real.long(),
-        position_ids=positions_of(real),
-        use_cache=False,
-    ).last_hidden_state
+    return model.hf.base_model(**inputs_of(ids, real), use_cache=False).last_hidden_state
 
 
 def unembed(model: Model, states: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:

@@ -37,10 +37,10 @@ class HuggingFace:
         return self._read([token])
 
     @torch.no_grad()
-    def complete(self, tokens: Sequence[int], n: int, end: int) -> list[int]:
-        """Greedy tokens until `end`, `n` at most, by `generate`."""
+    def complete(self, tokens: Sequence[int], n: int, ends: Sequence[int]) -> list[int]:
+        """Greedy tokens until one of `ends`, `n` at most, by `generate`."""
         ids = torch.tensor([list(tokens)], device=self.model.device)
-        greedy = GenerationConfig(max_new_tokens=n, eos_token_id=end, pad_token_id=end)
+        greedy = GenerationConfig(max_new_tokens=n, eos_token_id=list(ends), pad_token_id=ends[0])
         made = self.model.generate(ids, greedy, attention_mask=torch.ones_like(ids))
         return made[0, len(tokens) :].tolist()
 

@@ -169,12 +169,12 @@ class LlamaCpp:
         """The pass over one more token."""
         return self._read([token])
 
-    def complete(self, tokens: Sequence[int], n: int, end: int) -> list[int]:
-        """Greedy tokens until `end`, `n` at most."""
+    def complete(self, tokens: Sequence[int], n: int, ends: Sequence[int]) -> list[int]:
+        """Greedy tokens until one of `ends`, `n` at most."""
         found, new = self.prompt(tokens), []
         while True:
             new.append(int(found.logits[-1].argmax()))
-            if new[-1] == end or len(new) == n:
+            if new[-1] in ends or len(new) == n:
                 return new
             found = self.step(new[-1])
 

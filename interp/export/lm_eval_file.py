@@ -29,10 +29,10 @@ class LmEval(HuggingFace):
         self.version, self._steered = metadata.version("lm_eval"), steered
 
     @torch.no_grad()
-    def complete(self, tokens: Sequence[int], n: int, end: int) -> list[int]:
-        """Greedy tokens until `end`, `n` at most, by the call behind `generate_until`."""
+    def complete(self, tokens: Sequence[int], n: int, ends: Sequence[int]) -> list[int]:
+        """Greedy tokens until one of `ends`, `n` at most, by the call behind `generate_until`."""
         ids = torch.tensor([list(tokens)], device=self.model.device)
-        made = self._steered._model_generate(ids, len(tokens) + n, [], eos_token_id=end)
+        made = self._steered._model_generate(ids, len(tokens) + n, [], eos_token_id=list(ends))
         return made[0, len(tokens) :].tolist()
 
 

@@ -33,7 +33,7 @@ class Reference:
         """The pass over one more token."""
         return self._read([token], self._model.boundary[[token]][None])
 
-    def complete(self, tokens: Sequence[int], n: int, end: int) -> list[int]:
+    def complete(self, tokens: Sequence[int], n: int, ends: Sequence[int]) -> list[int]:
         """Greedy tokens, at most `n`, by the loop that writes traces."""
         return decode(self._model, [list(tokens)], None, n)[0]
 

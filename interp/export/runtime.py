@@ -31,8 +31,8 @@ class Runtime(Protocol):
         """The pass over one more token."""
         ...
 
-    def complete(self, tokens: Sequence[int], n: int, end: int) -> list[int]:
-        """Greedy tokens until `end`, `n` at most, by the runtime's own way of generating."""
+    def complete(self, tokens: Sequence[int], n: int, ends: Sequence[int]) -> list[int]:
+        """Greedy tokens until one of `ends`, `n` at most, by the runtime's own way of generating."""
         ...
 
 

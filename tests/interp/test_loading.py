@@ -117,6 +117,14 @@ def test_what_is_no_gguf_file_is_refused(tmp_path):
         load_model(tmp_path / "missing.gguf", device="cpu")
 
 
+@pytest.mark.slow
+def test_a_gguf_file_that_is_cut_short_says_so(tmp_path):
+    content = packaged_gguf().read_bytes()
+    (tmp_path / "half.gguf").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cut short or damaged: fetch or write it again"):
+        load_model(tmp_path / "half.gguf", device="cpu")
+
+
 def test_half_precision_is_kept_where_it_is_asked_for(tiny_folder, tmp_path):
     half = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16)
     half.save_pretrained(tmp_path / "half")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -184,6 +185,13 @@ def test_directions_survive_the_file(tiny, sharp, tmp_path):
 def test_a_direction_whose_behavior_could_be_a_path_is_not_read(tiny, tmp_path, behavior):
     DirectionSet.of([direction(tiny, behavior)]).save(tmp_path / "d.safetensors")
     with pytest.raises(UserError, match="expected a behavior of letters"):
+        DirectionSet.load(tmp_path / "d.safetensors")
+
+
+@pytest.mark.parametrize("header", ["{no json", "[1]", '{"behavior": "verification"}'])
+def test_a_file_with_another_header_is_no_file_of_directions(tmp_path, header):
+    save_file({"x": torch.ones(3)}, tmp_path / "d.safetensors", metadata={"x": header})
+    with pytest.raises(UserError, match="no safetensors file of directions .*give the directions"):
         DirectionSet.load(tmp_path / "d.safetensors")
 
 

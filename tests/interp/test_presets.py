@@ -3,6 +3,7 @@
 import builtins
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,13 @@ def test_published_pairs_are_models_of_the_hub_and_small_models_are_files():
             )
     found = PRESETS["smollm2"].base
     assert not isinstance(found, str) and found().read_bytes()[:4] == b"GGUF"
+
+
+def test_a_preset_is_the_base_of_another_thinking_model_too(monkeypatch, tiny_folder):
+    preset = replace(PRESETS["smollm2"], base=str(tiny_folder))
+    monkeypatch.setitem(PRESETS, "smollm2", preset)
+    pair = load_pair("smollm2", str(tiny_folder), device="cpu")
+    assert pair.base.fingerprint == pair.thinking.fingerprint and not pair.alone
 
 
 def test_a_model_whose_package_is_missing_says_what_to_install(monkeypatch):
@@ -62,6 +70,8 @@ def test_so_do_their_hybrids_and_divergences(kind, tmp_path):
     real = config_for("orz-7b", 0, kind, task=None)
     assert (real.task, real.annotator) == ("gsm_symbolic", "keywords")
     assert real.n_report < kind.n_report and real.max_tokens > kind.max_tokens
+    asked = config_for("orz-7b", 0, kind, task="questions")
+    assert (asked.annotator, asked.template) == ("form", "{problem}")
 
 
 @pytest.mark.parametrize("kind", [Config, HybridConfig, DivergenceConfig])

@@ -13,6 +13,10 @@ from safetensors.torch import load_file, save_file
 from interp.cli import main
 from interp.directions import DirectionSet
 from interp.export import Export, export_direction, prove
+from interp.export.parity import STEPS
+from interp.interventions import intervene
+from interp.tasks import Countdown
+from interp.traces import decode, prompt_tokens
 from tests.interp.export.conftest import direction_for
 
 DOSE = 0.5
@@ -52,6 +56,23 @@ def test_grouped_heads_and_tied_embeddings_are_carried_over(grouped, tmp_path, f
     request = Export(direction_for(grouped), DOSE, operation)
     export_direction(grouped, request, format, tmp_path)
     assert prove(grouped, request, format, tmp_path)["status"] == "proven"
+
+
+@pytest.mark.parametrize("format", PROVABLE)
+def test_a_text_ends_where_the_models_own_does(sharp, direction, tmp_path, monkeypatch, format):
+    request, prompts = Export(direction, DOSE), [p.prompt for p in Countdown().problems()[:40]]
+    export_direction(sharp, request, format, tmp_path)
+    with intervene(sharp, *request.edits(sharp)):
+        texts = decode(sharp, [prompt_tokens(sharp, prompt) for prompt in prompts], None, STEPS)
+    lasts = [max(map(said.index, said)) for said in texts]
+    last, said, prompt = max(zip(lasts, texts, prompts, strict=True))
+    assert 0 < last
+    monkeypatch.setattr(sharp, "more_ends", (said[last],))
+    proof = prove(sharp, request, format, tmp_path, [prompt])
+    assert proof["status"] == "proven" and proof["decode"]["passes"] == last
+    monkeypatch.setattr(sharp, "more_ends", (said[0],))
+    proof = prove(sharp, request, format, tmp_path, [prompt])
+    assert proof["status"] == "unproven" and "ends with its first token" in proof["reason"]
 
 
 def change_hook(out, factor, layer):
