@@ -14,7 +14,8 @@ pairs       Difference of means over contrastive pairs, against steering-vectors
             "cut": each pair is two texts cut after the same token, as in repeng's own recipe, so one pass over
             a whole text serves all of its cuts. "whole": no two pairs share a text.
 generation  Batch of 64, 128 tokens: steered against unsteered, unsteered against Hugging Face's `generate`.
-scaling     The exponent of each cost in its work: slope of log time over log size, of four sizes.
+scaling     The exponent of each cost in its work: slope of log time over log size, of four sizes; and beside
+            it the exponent beyond what any size costs (k of a + b n^k), where that grows enough to be seen.
 """
 
 import argparse
@@ -279,7 +280,7 @@ def scaling(s: Setting) -> list[Row]:
 
         return work
 
-    depths = [layers // 8, layers // 4, layers // 2, layers]
+    depths = [layers // 10 * n for n in (1, 2, 4, 8)]
     costs: dict[str, dict[int, Callable[[], object]]] = {
         "reading, traces": {n: read(n) for n in (16, 32, 64, 128)},
         "reading, length": {n: read(8, n) for n in (64, 128, 256, 512)},
@@ -295,8 +296,17 @@ def scaling(s: Setting) -> list[Row]:
         x = np.log(list(works))
         slopes = [np.polyfit(x, np.log(turn), 1)[0] for turn in zip(*took.values(), strict=True)]
         sizes = ", ".join(map(str, works))
-        rows.append(Row(name, f"its work: {sizes}", slopes, "<= 1.05"))
+        beyond = beyond_constant([statistics.median(turns) for turns in took.values()])
+        rows.append(Row(name, f"its work: {sizes}", slopes, "<= 1.05", beyond))
     return rows
+
+
+def beyond_constant(seconds: Sequence[float]) -> str:
+    """The exponent k of a + b n^k, in words, from the seconds of four sizes that double: whatever a is."""
+    low, high = seconds[2] - seconds[0], seconds[3] - seconds[1]
+    if low < 0.1 * seconds[0] or high <= 0:
+        return "beyond a constant: no growth"
+    return f"beyond a constant: {np.log2(high / low):.2f}"
 
 
 PARTS = {part.__name__: part for part in (caching, pairs, generation, scaling)}

@@ -24,7 +24,11 @@ from interp.command import (
 )
 from interp.engine import open_engine
 
-Sizes = Annotated[int | None, typer.Option(min=10, help="Problems in this split.")]
+
+def _size(what: str, built_in: int, other: str) -> Any:
+    """Option for the most problems of a split."""
+    text = f"Problems to {what} (default: {built_in} of built-in pairs, else {other})."
+    return typer.Option(min=10, help=text)
 
 
 def run(
@@ -51,18 +55,32 @@ def run(
         float | None,
         typer.Option(min=0.01, help="Of sampled traces (default: 1, other models .7)."),
     ] = None,
-    n_fit: Sizes = None,
-    n_select: Sizes = None,
-    n_report: Sizes = None,
-    n_random: Annotated[int | None, typer.Option(min=20, help="Random null directions.")] = None,
+    n_fit: Annotated[int | None, _size("fit", 600, "30")] = None,
+    n_select: Annotated[int | None, _size("select", 400, "20")] = None,
+    n_report: Annotated[int | None, _size("report", 500, "24, questions 150")] = None,
+    n_random: Annotated[
+        int | None, typer.Option(min=20, help="Random null directions (default: 100).")
+    ] = None,
     n_points: Annotated[
-        int | None, typer.Option(min=10, help="Places at which edits are scored, a split.")
+        int | None,
+        typer.Option(
+            min=10,
+            help="Places at which edits are scored, a split (default: 144 of built-in pairs, else 16).",
+        ),
     ] = None,
     n_null_problems: Annotated[
-        int | None, typer.Option(min=2, help="Report problems on which nulls generate.")
+        int | None,
+        typer.Option(
+            min=2,
+            help="Report problems on which nulls generate (default: 70 of built-in pairs, else 4, questions 12).",
+        ),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=8, help="Longest trace, in tokens.")
+        int | None,
+        typer.Option(
+            min=8,
+            help="Longest trace, in tokens (default: 160 of built-in pairs, else 80, questions 60).",
+        ),
     ] = None,
     device_map: DeviceMapName = None,
     engine: EngineName = "local",

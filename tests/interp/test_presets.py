@@ -1,6 +1,7 @@
 """What stands behind a model's short name, and what a run of it does by default."""
 
 import builtins
+import inspect
 import json
 import re
 from dataclasses import replace
@@ -11,7 +12,8 @@ from interp.config import Config, DivergenceConfig, HybridConfig, config_json, l
 from interp.errors import UserError
 from interp.loading import HUB_ID
 from interp.pairs import load_pair
-from interp.presets import BUILT_IN, PRESETS, config_for
+from interp.presets import BUILT_IN, PRESETS, QUESTIONS_RUN, REAL_RUN, config_for
+from interp.run_command import run
 
 
 def test_published_pairs_are_models_of_the_hub_and_small_models_are_files():
@@ -101,6 +103,21 @@ def test_the_help_names_every_preset():
 
     words = re.findall(r"[\w.-]+", str(PairName.__metadata__[0].help))  # pyright: ignore
     assert {*PRESETS, *BUILT_IN} <= {word.rstrip(".") for word in words}
+
+
+STATED = ("n_fit", "n_select", "n_report", "n_points", "n_null_problems", "max_new_tokens")
+
+
+@pytest.mark.parametrize("name", [*STATED, "n_random"])
+def test_the_help_of_run_states_the_defaults(name):
+    option = inspect.signature(run).parameters[name].annotation.__metadata__[0]
+    built_in, real = getattr(Config, name), REAL_RUN.get(name)
+    stated = f"(default: {built_in} of built-in pairs, else {real}"
+    if name in QUESTIONS_RUN:
+        stated += f", questions {QUESTIONS_RUN[name]}"
+    if built_in == real:
+        stated = f"(default: {built_in}"
+    assert f"{stated})." in option.help
 
 
 def test_a_changed_file_of_problems_is_another_run(tmp_path):
