@@ -36,7 +36,7 @@ QUESTIONS_RUN: dict[str, Any] = {
     "behaviors": ("question",),
     "n_report": 150,
     "max_new_tokens": 60,
-    "n_null_problems": 12,
+    "n_null_problems": 24,
 }
 """And in its main job.
 

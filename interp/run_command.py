@@ -72,7 +72,7 @@ def run(
         int | None,
         typer.Option(
             min=2,
-            help="Report problems on which nulls generate (default: 70 of built-in pairs, else 4, questions 12).",
+            help="Report problems on which nulls generate (default: 70 of built-in pairs, else 4, questions 24).",
         ),
     ] = None,
     max_new_tokens: Annotated[
