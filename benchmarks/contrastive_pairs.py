@@ -80,7 +80,7 @@ def means(model: Model, given: Pairs) -> dict[int, np.ndarray]:
 def components(model: Model, given: Pairs) -> dict[int, np.ndarray]:
     """repeng's definition (`pca_diff`): the first principal component of the pairs' differences."""
     return {
-        n: PCA(1).fit(x[first] - x[~first]).components_[0]
+        n: np.asarray(PCA(1).fit(x[first] - x[~first]).components_)[0]
         for n, (x, first) in read(model, given).items()
     }
 
@@ -95,9 +95,8 @@ def pairs(s: Setting) -> list[Row]:
     """Directions of every layer from contrastive pairs, against two toolkits for steering."""
     if s.options.peers:
         sys.path.append(s.options.peers)
-    vars(np).setdefault(
-        "float_", np.float64
-    )  # repeng 0.4 names it in an annotation; numpy 2 has it no more
+    if not hasattr(np, "float_"):  # repeng 0.4 names it in an annotation; numpy 2 has it no more
+        setattr(np, "float_", np.float64)  # noqa: B010
     try:
         steering = importlib.import_module("steering_vectors")
         repeng = importlib.import_module("repeng")

@@ -29,6 +29,7 @@ from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
+from turns import Row, Setting
 
 from probes import auroc, grouped_folds, logistic_sweep
 
@@ -114,6 +115,33 @@ def growth(n: int, d_model: int, n_behaviors: int, n_folds: int) -> tuple[list[i
     return numbers, np.reshape(took, (3, -1)).min(0)
 
 
+def compare(layer, n_layers: int, y: np.ndarray, folds: np.ndarray, n_timed: int, threads: int):
+    """Wall and CPU seconds of the sweep and of the whole loop, scaled up from random pairs; AUROC apart."""
+    warnings.simplefilter("ignore")
+    logistic_sweep(layer(0)[None, :500, :64], y[:500, -1:], np.arange(500) % 2)  # warm up
+    pairs = [(at, b) for at in range(n_layers) for b in range(y.shape[1])]
+    timed = {pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[:n_timed]}
+    ours, loop, apart = race(layer, n_layers, y, folds, timed, threads)
+    return ours, loop * len(pairs) / len(timed), apart
+
+
+def sweep(setting: Setting) -> list[Row]:
+    """Logistic probes of all layers of one width, against scikit-learn's loop, as rows of a table."""
+    size = {"n_layers": 30, "n": 5000, "d_model": setting.model.d_model, "n_behaviors": 6}
+    layer, y, group = synthetic(**size)
+    threads = torch.get_num_threads()
+    ours, loop, apart = compare(layer, 30, y, stratified(y, group, 5), 18, threads)
+    setting.console.print(f"  sweep: {ours[0]:.1f} s, the loop {loop[0]:.1f} s", highlight=False)
+    numbers, took = growth(5000, setting.model.d_model, 6, 5)
+    return [
+        Row("scikit-learn's loop", "sweep, 30 x 6 x 5 fits", [loop[0] / ours[0]], ">= 10",
+            f"{loop[1] / ours[1]:.1f} in CPU seconds"),
+        Row("sweep, AUROC apart", "the loop", [apart], "<= 0.005"),
+        Row("sweep, segments", "its work: " + ", ".join(map(str, numbers)),
+            [float(np.polyfit(np.log(numbers), np.log(took), 1)[0])], "<= 1.05"),
+    ]  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -137,19 +165,15 @@ def main() -> None:
         n_layers = options.layers
         layer, y, group = synthetic(n_layers, options.segments, options.d_model, options.behaviors)
     folds = stratified(y, group, options.folds)
-    pairs = [(at, b) for at in range(n_layers) for b in range(y.shape[1])]
-    timed = {pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[: options.pairs]}
-    warnings.simplefilter("ignore")
-    logistic_sweep(layer(0)[None, :500, :64], y[:500, -1:], np.arange(500) % 2)  # warm up
-    ours, loop, apart = race(layer, n_layers, y, folds, timed, options.threads)
-    whole = loop * len(pairs) / len(timed)
+    ours, whole, apart = compare(layer, n_layers, y, folds, options.pairs, options.threads)
+    n_pairs = n_layers * y.shape[1]
     print(
-        f"{len(pairs) * options.folds} fits: {n_layers} layers x {y.shape[1]} behaviors x "
+        f"{n_pairs * options.folds} fits: {n_layers} layers x {y.shape[1]} behaviors x "
         f"{options.folds} folds, {len(y)} segments, {options.threads} threads"
     )
     print(f"{'':24} {'wall s':>10} {'CPU s':>10}")
     print(f"{'logistic_sweep':24} {ours[0]:10.1f} {ours[1]:10.1f}")
-    note = f"  (from {len(timed)} of {len(pairs)} pairs)"
+    note = f"  (from {min(options.pairs, n_pairs)} of {n_pairs} pairs)"
     print(f"{'scikit-learn, a loop':24} {whole[0]:10.1f} {whole[1]:10.1f}{note}")
     ratio = whole / ours
     print(f"{'ratio':24} {ratio[0]:10.1f} {ratio[1]:10.1f}  (at least 10 is asked)")

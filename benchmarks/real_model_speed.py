@@ -14,6 +14,8 @@ pairs       Difference of means over contrastive pairs, against steering-vectors
             "cut": each pair is two texts cut after the same token, as in repeng's own recipe, so one pass over
             a whole text serves all of its cuts. "whole": no two pairs share a text.
 generation  Batch of 64, 128 tokens: steered against unsteered, unsteered against Hugging Face's `generate`.
+sweep       Logistic probes of 30 layers x 6 behaviors x 5 folds, 5,000 segments of the model's width, against
+            scikit-learn's loop (`probe_speed.py` has options).
 scaling     The exponent of each cost in its work: slope of log time over log size, of four sizes; and beside
             it the exponent beyond what any size costs (k of a + b n^k), where that grows enough to be seen.
 """
@@ -35,6 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 from contrastive_pairs import pairs
+from probe_speed import sweep
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM
@@ -309,7 +312,7 @@ def beyond_constant(seconds: Sequence[float]) -> str:
     return f"beyond a constant: {np.log2(high / low):.2f}"
 
 
-PARTS = {part.__name__: part for part in (caching, pairs, generation, scaling)}
+PARTS = {part.__name__: part for part in (caching, pairs, generation, sweep, scaling)}
 
 
 def main() -> None:
@@ -352,9 +355,9 @@ def main() -> None:
             spread = f"{min(row.values):.2f}-{max(row.values):.2f}" if len(row.values) > 1 else ""
             held = "[green]yes[/green]" if row.holds else "[red]no[/red]"
             table.add_row(
-                row.cost, row.against, f"{row.middle:.2f}", spread, row.bar, held, row.note
+                row.cost, row.against, f"{row.middle:.3g}", spread, row.bar, held, row.note
             )
-            console.print(f"  {row.cost}: {row.middle:.2f} of {row.against} ({row.bar})")
+            console.print(f"  {row.cost}: {row.middle:.3g} of {row.against} ({row.bar})")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 

@@ -48,9 +48,9 @@ def faults(
 ) -> dict[str, Fault]:
     """What is wrong, and with what."""
     true = own[behavior, f"{PAIR}/base"]
-    layer, vector, n_layers = true.layer, true.vector, bench.own.model.n_layers
+    layer, vector, layers = true.layer, true.vector, range(bench.own.model.n_layers)
     noise = torch.randn(len(vector), generator=torch.Generator().manual_seed(1))
-    shuffled = shuffled_vectors(bench.own.store, [behavior], n_layers, READING, 12345)[behavior]
+    shuffled = shuffled_vectors(bench.own.store, [behavior], layers, READING, 12345)[behavior]
     other = TRUE[TRUE.index(behavior) - 1]
     away = foreign[behavior, f"{FOREIGN}/base"]
     found = {
@@ -72,9 +72,8 @@ def random_passes(bench: Bench, own: DirectionSet, behavior: str, n: int) -> Cou
     """How many of `n` random directions pass each cheap gate, and all gates (with and without stability)."""
     true = own[behavior, f"{PAIR}/base"]
     seed = bench.own.config.seed + 77
-    drawn = random_vectors(bench.noise, bench.own.model.n_layers, READING, n, seed)[
-        :, 0, true.layer
-    ]
+    layers = range(bench.own.model.n_layers)
+    drawn = random_vectors(bench.noise, layers, READING, n, seed)[:, 0, true.layer]
     gates, passes = read_gates(), Counter()
     with Progress().bar(f"random directions ({behavior})", n) as advance:
         for vector in drawn:
@@ -94,7 +93,7 @@ def random_passes(bench: Bench, own: DirectionSet, behavior: str, n: int) -> Cou
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help=f"finished run of {PAIR}")
     parser.add_argument("foreign", type=Path, help=f"finished run of {FOREIGN}")
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
