@@ -122,6 +122,7 @@ def pairs(s: Setting) -> list[Row]:
             found[name] = work()
 
         s.console.print(f" {kind}, {len(given.strings)} pairs")
+        means(s.model, make(N_CUTS, random.Random(1)))  # warm
         took = s.in_turn({name: partial(keep, name, work) for name, work in works.items()}, 1)
         for name in list(works)[2:]:
             own = "components" if name == "repeng" else "means"
