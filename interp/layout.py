@@ -1,9 +1,13 @@
 """How the texts of one forward pass lie beside each other: padded, or each distinct beginning once."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, starmap
+from os.path import commonprefix
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -12,8 +16,8 @@ from interp.models import Model, inputs_of, left_pad
 
 SLIDING = "sliding_attention"
 """Transformers' name for layers that see a window of the text alone."""
-TEXTS_PER_ROW = 32
-"""Texts that share a row: in a longer one, attention would cost more than common beginnings save."""
+WIDEST = 1024
+"""Tokens of a row, unless one text is longer: its mask has the square of that."""
 
 
 @dataclass(frozen=True)
@@ -35,52 +39,64 @@ def padded(model: Model, texts: Sequence[Sequence[int]]) -> Layout:
 
 
 def packed(model: Model, texts: Sequence[Sequence[int]]) -> Layout | None:
-    """Several texts a row, a beginning that some have in common once and without padding between them.
+    """Several texts a row, in their alphabet's order: what one begins with as the one before stands there once.
 
     A token sees its own text alone. None where `padded` is less work: attention looks at all of a row.
     """
-    parts = [texts[i : i + TEXTS_PER_ROW] for i in range(0, len(texts), TEXTS_PER_ROW)]
-    trees = [_Tree(part) for part in parts]
-    width, longest = max(len(tree.tokens) for tree in trees), max(map(len, texts))
+    order = sorted(range(len(texts)), key=lambda i: list(texts[i]))
+    ordered = [list(texts[i]) for i in order]
+    lengths = list(map(len, ordered))
+    same = [0, *(len(commonprefix(pair)) for pair in pairwise(ordered))]
 
-    def work(n_tokens: int, n_seen: int) -> int:
-        return n_tokens * (
-            6 * model.d_model + n_seen
-        )  # of matrices of 12 d_model^2 and of attention
+    def work(n_rows: int, width: int) -> int:
+        """Of matrices of 12 d_model^2, and of attention, whose multiplications take twice as long."""
+        return n_rows * width * (6 * model.d_model + 2 * width)
 
-    if work(len(trees) * width, width) >= work(len(texts) * longest, longest):
+    def found(width: int) -> int:
+        return work(len(_rows(lengths, same, width)), width)
+
+    width = min(_widths(lengths, same), key=found)
+    if found(width) >= work(len(texts), max(lengths)):
         return None
-    ids = torch.zeros(len(trees), width, dtype=torch.long)
-    depth = torch.zeros_like(ids)
-    visible = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)
-    places: list[Sequence[int]] = []
-    for row, tree in enumerate(trees):
-        n = len(tree.tokens)
-        ids[row, :n] = torch.tensor(tree.tokens)
-        for node, parent in enumerate(tree.parents):
-            if parent is not None:
-                depth[row, node] = depth[row, parent] + 1
-                visible[row, node] |= visible[row, parent]
-        places += [[row * width + node for node in path] for path in tree.paths]
-    ids, depth, visible = (x.to(model.device) for x in (ids, depth, visible))
-    behind = depth[:, :, None] - depth[:, None]
-    mask = attention_mask(model.hf, visible, behind)
+    rows = _rows(lengths, same, width)
+    ids, depth = np.zeros((2, len(rows), width), int)
+    visible = np.tile(np.eye(width, dtype=bool), (len(rows), 1, 1))
+    places: list[Sequence[int]] = [()] * len(texts)
+    for row, part in enumerate(rows):
+        path, n = [], 0
+        for i in part:
+            path = path[: same[i]] if n else path
+            new = ordered[i][len(path) :]
+            ids[row, n : n + len(new)] = new
+            path = path + list(range(n, n + len(new)))
+            n += len(new)
+            depth[row, path] = range(len(path))
+            visible[row][np.ix_(path, path)] |= np.tri(len(path), dtype=bool)
+            places[order[i]] = [row * width + node for node in path]
+    tensors = (torch.from_numpy(x).to(model.device) for x in (ids, depth, visible))
+    ids, depth, visible = tensors
+    mask = attention_mask(model.hf, visible, depth[:, :, None] - depth[:, None])
     return Layout({"input_ids": ids, "attention_mask": mask, "position_ids": depth}, places)
 
 
-class _Tree:
-    """Texts as paths from a root: `tokens` and `parents` of its nodes, and each text's nodes."""
+def _rows(lengths: Sequence[int], same: Sequence[int], width: int) -> list[range]:
+    """Neighbors in rows of at most `width` tokens; each shares its first `same` ones with the one before."""
+    begins, filled = [0], 0
+    for i, (length, shared) in enumerate(zip(lengths, same, strict=True)):
+        filled += length - shared
+        if filled > width:
+            begins.append(i)
+            filled = length
+    return list(starmap(range, pairwise([*begins, len(lengths)])))
 
-    def __init__(self, texts: Sequence[Sequence[int]]) -> None:
-        found: dict[tuple[int | None, int], int] = {}
-        self.paths = []
-        for text in texts:
-            path: list[int] = []
-            for token in text:
-                before = path[-1] if path else None
-                path.append(found.setdefault((before, token), len(found)))
-            self.paths.append(path)
-        self.parents, self.tokens = zip(*found, strict=True)
+
+def _widths(lengths: Sequence[int], same: Sequence[int]) -> Iterator[int]:
+    """The narrowest rows, if they are so few: one, two, four, ..."""
+    widths = range(max(lengths), max(*lengths, WIDEST) + 1)
+    for n_rows in (1 << k for k in range(len(lengths).bit_length() + 1)):
+        at = bisect_left(widths, True, key=lambda w: len(_rows(lengths, same, w)) <= n_rows)
+        if at < len(widths):
+            yield widths[at]
 
 
 def attention_mask(

@@ -39,6 +39,8 @@ class Plain:
             layer = twin.get_submodule(block.name)
             layer.register_forward_pre_hook(_input_through(block.hook_in), with_kwargs=True)
             layer.register_forward_hook(_output_through(block.hook_out))
+        # What generation keeps of a prompt is a slice, which would be multiplied row by row.
+        twin.get_output_embeddings().register_forward_pre_hook(_contiguous)
         edges = {id(point) for block in blocks for point in (block.hook_in, block.hook_out)}
         modules = {id(m): m for m in (*bridge.modules(), *bridge.original_model.modules())}
         self._others = [module for key, module in modules.items() if key not in edges]
@@ -69,6 +71,10 @@ def _input_through(point: nn.Module):
         return args, kwargs | {"hidden_states": point(kwargs["hidden_states"])}
 
     return hook
+
+
+def _contiguous(head: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    return (args[0].contiguous(),)
 
 
 def _output_through(point: nn.Module):

@@ -1,9 +1,11 @@
 """Texts side by side: each distinct beginning is read once, and only where that is less work."""
 
+import random
+
 import pytest
 import torch
 
-from interp.layout import TEXTS_PER_ROW, packed, padded
+from interp.layout import WIDEST, packed, padded
 from interp.pooling import pool_batch
 from tests.interp.conftest import as_traces
 
@@ -18,7 +20,7 @@ def read(layout):
 
 
 @pytest.mark.parametrize("lay_out", [packed, padded])
-@pytest.mark.parametrize("n", [1, 12, TEXTS_PER_ROW, 2 * TEXTS_PER_ROW + 3])
+@pytest.mark.parametrize("n", [1, 12, 67])
 def test_every_text_is_there_with_its_own_positions(tiny, lay_out, n):
     texts = ([*SHARED, [1], [1, 2]] * n)[:n]
     layout = lay_out(tiny, texts)
@@ -40,8 +42,20 @@ def test_a_row_holds_each_distinct_beginning_once_and_sees_nothing_else(tiny):
 
 def test_texts_with_little_in_common_are_padded(tiny):
     draws = torch.Generator().manual_seed(0)
-    texts = torch.randint(4, 60, (TEXTS_PER_ROW, 60), generator=draws).tolist()
+    texts = torch.randint(4, 60, (32, 60), generator=draws).tolist()
     assert packed(tiny, texts) is None
+
+
+@pytest.mark.parametrize("per_row", [1, 8, 16, 32, 100])
+def test_sorted_rows_are_less_work_than_rows_of_as_many_texts_as_they_come(tiny, per_row):
+    draws = random.Random(0)
+    texts = [[*OPENING, *draws.choices(range(40, 60), k=draws.randint(5, 15))] for _ in range(200)]
+    own_rows, own_width = packed(tiny, texts).inputs["input_ids"].shape
+    parts = [texts[i : i + per_row] for i in range(0, len(texts), per_row)]
+    width = max(len({tuple(t[:k]) for t in part for k in range(1, len(t) + 1)}) for part in parts)
+    cost = 6 * tiny.d_model  # a token costs this, and twice what it looks at
+    assert 1 < own_rows and own_width <= WIDEST
+    assert own_rows * own_width * (cost + 2 * own_width) < len(parts) * width * (cost + 2 * width)
 
 
 def test_what_is_read_is_less_unless_someone_else_is_listening(tiny):
