@@ -59,7 +59,7 @@ class ActivationWriter:
         for read in reads:
             read_span(read, 0, 1)  # an unknown one is told before anything is written
         widths = dict.fromkeys(self.keys, model.d_model)
-        self._shards = ShardWriter(folder, model.fingerprint, widths, dtype)
+        self._shards = ShardWriter(folder, model.numbers, widths, dtype)
 
     def append(self, traces: Sequence[Trace], segments: Sequence[Sequence[Segment]]) -> None:
         """Pool one batch of traces, unless it is there. Raises `UserError` for numbers that are not finite."""
@@ -72,9 +72,7 @@ class ActivationWriter:
         engine: Engine = HERE,
     ) -> None:
         """Pool batches of traces as shards of work, those that are there excepted, and write them in order."""
-        keys = [
-            part_key(self.model.fingerprint, *batch, self.keys, self.dtype) for batch in batches
-        ]
+        keys = [part_key(self.model.numbers, *batch, self.keys, self.dtype) for batch in batches]
         work = partial(_pooled, self.model, self.hooks, self.reads)
         made = engine.map_shards(work, [batches[n] for n in self._shards.missing(keys)])
         for key, (traces, _) in zip(keys, batches, strict=True):

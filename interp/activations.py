@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -122,23 +123,23 @@ def collect(
     Without a folder, the answer alone is kept, in memory. Layers default to all. Numbers are
     computed in float32 and rounded once to `dtype` (float32, bfloat16, float16) on disk. A
     collection that was interrupted goes on at the first missing shard.
-    Raises `UserError` where there are no segments, where a layer does not exist and where an
-    activation is not finite.
+    Raises `UserError` where there are no segments, where a layer does not exist, where an
+    activation is not finite, and for a folder while the model is hooked or edited.
     """
-    if folder is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            store = collect(
-                model, traces, segments, Path(temporary), layers=layers, sites=sites, reads=reads,
-                dtype=dtype, batch_size=batch_size, advance=advance, engine=engine,
-            )  # fmt: skip
-            return replace(store, values=dict(store.values))
+    if folder is not None and model.bridge.list_hooks():
+        raise UserError(
+            f"Activations of {model.name} were to be kept in {str(folder)!r} while it is hooked or edited, which "
+            "their files could not tell: leave the folder out, and the answer is kept in memory."
+        )
     if not any(len(parts) for parts in segments):
         raise UserError("There are no segments to read: give at least one trace with text.")
     asked = {"layers": layers, "sites": sites, "reads": reads, "dtype": dtype}
     parts = [slice(begin, begin + batch_size) for begin in range(0, len(traces), batch_size)]
-    with ActivationWriter(model, folder, **asked) as writer:
-        writer.append_all([(traces[p], segments[p]) for p in parts], advance, engine)
-    return load_store(folder, traces, segments, model.name)
+    with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as place:
+        with ActivationWriter(model, Path(place), **asked) as writer:
+            writer.append_all([(traces[p], segments[p]) for p in parts], advance, engine)
+        store = load_store(Path(place), traces, segments, model.name)
+        return replace(store, values=dict(store.values)) if folder is None else store
 
 
 def load_store(

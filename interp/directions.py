@@ -97,8 +97,14 @@ class DirectionSet:
 
     @classmethod
     def of(cls, directions: Iterable[Direction]) -> "DirectionSet":
-        """Index directions by behavior and model."""
-        return cls({(d.behavior, d.model): d for d in directions})
+        """Index directions by behavior and model; raises `UserError` for two with the same names."""
+        found: dict[tuple[str, str], Direction] = {}
+        for d in directions:
+            if found.setdefault((d.behavior, d.model), d) is not d:
+                raise UserError(
+                    f"There are two directions for {d.behavior} in {d.model}: give their models different names."
+                )
+        return cls(found)
 
 
 def mean_difference(

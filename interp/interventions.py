@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.models import Frame, Model, inputs_of, left_pad, look_every
+from interp.models import Frame, Model, frame_of, inputs_of, left_pad, look_every
 from interp.pooling import hook_name
 
 At = Literal["starts", "all"]
@@ -267,10 +267,6 @@ def forward(model: Model, sequences: Sequence[Sequence[int]], starts_from: int =
     which counts whatever it is, as in generation.
     """
     ids, real = left_pad(sequences, model.tokenizer.pad_token_id or 0, model.device)
-    begins = ids.shape[1] - torch.tensor([len(s) for s in sequences]) + starts_from
-    beyond = (torch.arange(ids.shape[1]) - begins[:, None]).to(ids.device)
-    ends = model.boundary.to(ids.device)[ids]
-    starts = real & ((beyond == 0) | (ends & (beyond > 0)))
-    rows = torch.arange(len(ids), device=ids.device)
-    with model.framed(Frame(rows, real, starts)):
+    first = ids.shape[1] - torch.tensor([len(s) for s in sequences]) + starts_from
+    with model.framed(frame_of(model, ids, real, first)):
         return model.hf(**inputs_of(ids, real), use_cache=False).logits

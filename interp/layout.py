@@ -1,7 +1,7 @@
 """How the texts of one forward pass lie beside each other: padded, or each distinct beginning once."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, starmap
 from os.path import commonprefix
@@ -12,12 +12,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.errors import UserError
 from interp.models import Model, inputs_of, left_pad
 
-SLIDING = "sliding_attention"
-"""Transformers' name for layers that see a window of the text alone."""
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Transformers' names for layers that see all of the text, or a window of it."""
 WIDEST = 1024
 """Tokens of a row, unless one text is longer: its mask has the square of that."""
+MOST_SEEN = 1 << 26
+"""Pairs of tokens in the masks of a batch."""
+PACKABLE = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "olmo2")
+"""Types of models in which a mask keeps texts apart: attention alone mixes tokens, positions are as given."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,11 @@ def padded(model: Model, texts: Sequence[Sequence[int]]) -> Layout:
 def packed(model: Model, texts: Sequence[Sequence[int]]) -> Layout | None:
     """Several texts a row, in their alphabet's order: what one begins with as the one before stands there once.
 
-    A token sees its own text alone. None where `padded` is less work: attention looks at all of a row.
+    A token sees its own text alone. None where `padded` is less work, since attention looks at all of a row, and
+    for models of which it was not tested that a mask keeps their texts apart.
     """
+    if getattr(model.hf.config, "model_type", None) not in PACKABLE:
+        return None
     order = sorted(range(len(texts)), key=lambda i: list(texts[i]))
     ordered = [list(texts[i]) for i in order]
     lengths = list(map(len, ordered))
@@ -55,8 +63,8 @@ def packed(model: Model, texts: Sequence[Sequence[int]]) -> Layout | None:
     def found(width: int) -> int:
         return work(len(_rows(lengths, same, width)), width)
 
-    width = min(_widths(lengths, same), key=found)
-    if found(width) >= work(len(texts), max(lengths)):
+    width = min(_widths(lengths, same), key=found, default=None)
+    if width is None or found(width) >= work(len(texts), max(lengths)):
         return None
     rows = _rows(lengths, same, width)
     ids, depth = np.zeros((2, len(rows), width), int)
@@ -75,7 +83,7 @@ def packed(model: Model, texts: Sequence[Sequence[int]]) -> Layout | None:
             places[order[i]] = [row * width + node for node in path]
     tensors = (torch.from_numpy(x).to(model.device) for x in (ids, depth, visible))
     ids, depth, visible = tensors
-    mask = attention_mask(model.hf, visible, depth[:, :, None] - depth[:, None])
+    mask = attention_mask(model.hf, visible, lambda: depth[:, :, None] - depth[:, None])
     return Layout({"input_ids": ids, "attention_mask": mask, "position_ids": depth}, places)
 
 
@@ -91,26 +99,34 @@ def _rows(lengths: Sequence[int], same: Sequence[int], width: int) -> list[range
 
 
 def _widths(lengths: Sequence[int], same: Sequence[int]) -> Iterator[int]:
-    """The narrowest rows, if they are so few: one, two, four, ..."""
+    """The narrowest rows, if they are so few: one, two, four, ...; none where their masks are too large."""
     widths = range(max(lengths), max(*lengths, WIDEST) + 1)
     for n_rows in (1 << k for k in range(len(lengths).bit_length() + 1)):
         at = bisect_left(widths, True, key=lambda w: len(_rows(lengths, same, w)) <= n_rows)
-        if at < len(widths):
+        if at < len(widths) and n_rows * widths[at] ** 2 <= MOST_SEEN:
             yield widths[at]
 
 
 def attention_mask(
-    hf: Any, visible: Bool[Tensor, "row query key"], behind: Int[Tensor, "row query key"]
+    hf: Any,
+    visible: Bool[Tensor, "row query key"],
+    behind: Callable[[], Int[Tensor, "row query key"]],
 ) -> Float[Tensor, "row 1 query key"] | dict[str, Float[Tensor, "row 1 query key"]]:
     """What attention adds where a token sees what is `visible`; `behind` says how many tokens back a key is.
 
-    By kind of layer where some see a window of the text alone.
+    By kind of layer where some see a window of the text alone. Raises `UserError` for layers of other kinds.
     """
-    mask, config = _added(visible, hf.dtype), hf.base_model.config
-    if SLIDING not in (getattr(config, "layer_types", None) or ()):
-        return mask
-    near = visible & (behind < config.sliding_window)
-    return {"full_attention": mask, SLIDING: _added(near, hf.dtype)}
+    config = hf.base_model.config
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if strange := sorted(set(kinds or ()) - {FULL, SLIDING}):
+        raise UserError(
+            f"This model has layers of {strange[0]}, in which no mask keeps tokens apart: choose one whose layers "
+            "are attention alone."
+        )
+    if window is None or SLIDING not in (kinds or (SLIDING,)):
+        return _added(visible, hf.dtype)
+    near = _added(visible & (behind() < window), hf.dtype)
+    return near if kinds is None else {FULL: _added(visible, hf.dtype), SLIDING: near}
 
 
 def _added(

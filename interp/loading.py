@@ -19,7 +19,7 @@ from interp.runs import read_json
 
 DeviceMap = str | dict[str, str | int]
 """Where a model's parts go: `auto`, `balanced`, or a device for each part by name (that of Accelerate)."""
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 REVISION = re.compile(rf"{HUB_ID.pattern}@[\w./-]+")
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 """What is fetched of a repository: weights as safetensors alone, and no code."""
@@ -72,17 +72,20 @@ def open_checkpoint(
 
 def _check_index(folder: Path) -> None:
     """Raise `UserError` where the index of a checkpoint in parts names anything but safetensors files here."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    named = read_json(index).get("weight_map")
-    here = {file.name for file in folder.glob("*.safetensors")}
-    if not isinstance(named, dict) or (strange := [n for n in named.values() if n not in here]):
-        what = f"names {strange[0]!r}" if isinstance(named, dict) else "has no weight_map"
+    if "transformers_weights" in read_json(folder / "config.json"):
         raise UserError(
-            f"{str(index)!r} {what}: expected the names of .safetensors files in the same folder; save the "
-            "checkpoint again as safetensors."
+            f"The config.json of {str(folder)!r} sends elsewhere for weights (transformers_weights): expected "
+            "model.safetensors, or an index of its parts; save the checkpoint again as safetensors."
         )
+    here = [file.name for file in folder.glob("*.safetensors")]
+    for index in folder.glob("*.index.json"):
+        named = read_json(index).get("weight_map")
+        if not isinstance(named, dict) or (strange := [n for n in named.values() if n not in here]):
+            what = f"names {strange[0]!r:.60}" if isinstance(named, dict) else "has no weight_map"
+            raise UserError(
+                f"{str(index)!r} {what}: expected the names of .safetensors files in the same folder; save the "
+                "checkpoint again as safetensors."
+            )
 
 
 def looks_remote(spec: str) -> bool:
@@ -166,7 +169,7 @@ def _check_tokens(path: Path, weights: Any, tokenizer: Any) -> None:
 def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | None) -> Checkpoint:
     """A PEFT adapter, merged into its base."""
     named = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    if not isinstance(named, str):
+    if not isinstance(named, str) or Path(named).resolve() == folder.resolve():
         raise UserError(
             f"The adapter in {str(folder)!r} does not name its base: set base_model_name_or_path in "
             "adapter_config.json."
@@ -197,7 +200,13 @@ def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | Non
             "base_model_name_or_path names the model that it was trained on."
         ) from error
     own = (folder / "tokenizer_config.json").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL) if own else base.tokenizer
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL) if own else base.tokenizer
+    except Exception as error:
+        raise UserError(
+            f"The tokenizer in {str(folder)!r} cannot be read ({first_line(error)}): save it again, or take its "
+            "files away to use that of the base."
+        ) from error
     _check_tokens(folder, merged, tokenizer)
     files = [*folder.glob("*.safetensors"), folder / "adapter_config.json"]
     return Checkpoint(merged, tokenizer, _digest(files, base.fingerprint))

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from interp.errors import UserError
+from interp.errors import UserError, first_line
 from interp.loading import DeviceMap, open_checkpoint, split_revision
 from interp.plain import Plain, twin_of
 
@@ -113,6 +113,12 @@ class Model:
         return self.plain.twin if self.plain.suffices() else self.bridge.original_model
 
     @property
+    def numbers(self) -> str:
+        """What is computed with: the weights' fingerprint, and their format if that is not float32."""
+        dtype = next(self.bridge.original_model.parameters()).dtype
+        return self.fingerprint if dtype == torch.float32 else f"{self.fingerprint} in {dtype}"
+
+    @property
     def n_layers(self) -> int:
         """Number of transformer blocks."""
         return self.bridge.cfg.n_layers
@@ -203,6 +209,10 @@ def load_model(
             f"Device {device!r} and device map {device_map!r} were given: leave one of the two out."
         )
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.device(place)
+    except RuntimeError as error:
+        raise UserError(f"Unknown device {place!r}: give cpu, cuda or cuda:NUMBER.") from error
     parts = list(device_map.values()) if isinstance(device_map, dict) else [device_map or place]
     if dtype is None and (not torch.cuda.is_available() or {*map(str, parts)} == {"cpu"}):
         dtype = torch.float32
@@ -211,10 +221,15 @@ def load_model(
     weights = found.weights if device_map is not None else found.weights.to(place)
     weights.requires_grad_(False).eval()
     twin = twin_of(weights)
-    stated = getattr(weights.generation_config, "eos_token_id", None)
-    bridge = TransformerBridge.boot_transformers(
-        source, hf_model=weights, tokenizer=found.tokenizer
-    )
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            source, hf_model=weights, tokenizer=found.tokenizer
+        )
+    except Exception as error:  # there are no rules for what it raises
+        raise UserError(
+            f"TransformerLens cannot read {source!r}, a {type(weights).__name__} ({first_line(error)}): choose a "
+            "model of an architecture that it knows."
+        ) from error
     return Model(
         name or Path(spec).name.removesuffix(".gguf"),
         bridge,
@@ -228,8 +243,18 @@ def load_model(
             tuple(device_map.items()) if isinstance(device_map, dict) else device_map,
             weights.dtype,
         ),
-        more_ends=tuple(stated) if isinstance(stated, list) else (),
+        more_ends=_stated_ends(weights.generation_config),
     )
+
+
+def _stated_ends(generation: Any) -> tuple[int, ...]:
+    """End tokens that a checkpoint names; not the one that transformers fills in where none is named."""
+    stated = getattr(generation, "eos_token_id", None)
+    if isinstance(stated, list):
+        return tuple(stated)
+    if isinstance(stated, int) and not generation._from_model_config:
+        return (stated,)
+    return ()
 
 
 @cache
@@ -256,7 +281,19 @@ def chat_template(model: Model) -> str:
     if not model.tokenizer.chat_template:
         return PROBLEM
     asked = [{"role": "user", "content": PROBLEM}]
-    return model.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    try:
+        found = model.tokenizer.apply_chat_template(
+            asked, tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template is a program
+        raise UserError(
+            f"The chat template of {model.name} fails ({first_line(error)}): give another by --template."
+        ) from error
+    if PROBLEM not in found:
+        raise UserError(
+            f"The chat template of {model.name} leaves out what is asked: give another by --template."
+        )
+    return found
 
 
 def left_pad(
@@ -278,6 +315,23 @@ def positions_of(real: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
 def inputs_of(ids: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"]) -> dict[str, Tensor]:
     """Arguments of one forward pass over left-padded texts (`left_pad`)."""
     return {"input_ids": ids, "attention_mask": real.long(), "position_ids": positions_of(real)}
+
+
+def frame_of(
+    model: Model,
+    ids: Int[Tensor, "batch pos"],
+    real: Bool[Tensor, "batch pos"],
+    first: Int[Tensor, " batch"],
+) -> Frame:
+    """What interventions see of whole texts, in rows as they are given.
+
+    `first` is the position at which the first segment is decided: the last prompt token, which counts whatever
+    it is, as in generation.
+    """
+    beyond = torch.arange(ids.shape[1], device=ids.device) - first.to(ids.device)[:, None]
+    ends = model.boundary.to(ids.device)[ids]
+    starts = real & ((beyond == 0) | (ends & (beyond > 0)))
+    return Frame(torch.arange(len(ids), device=ids.device), real, starts)
 
 
 def mean_norm(resid: Float[Tensor, "*n d_model"]) -> float:

@@ -42,7 +42,7 @@ class Pair:
     def fingerprints(self) -> list[str]:
         """What results depend on of the models: weights, tokenizer, and how they are asked."""
         return [
-            f"{m.fingerprint}/{m.tokenizer_hash}/{m.ends}/{m.template}/{m.temperature}"
+            f"{m.numbers}/{m.tokenizer_hash}/{m.ends}/{m.template}/{m.temperature}"
             for m in (self.base, self.thinking)
         ]
 
@@ -112,16 +112,18 @@ def load_pair(
         raise UserError(
             f"Template {template!r} has no place for the problem: write {PROBLEM} where it stands."
         )
-    name, prompt = base, Pair.prompt
+    name, prompt, called = base, Pair.prompt, [_model_name(base)]
     if thinking is None:
         base, thinking, prompt = _places(base)
-    elif base in PRESETS:
-        base = PRESETS[base].where()
-    first = load_model(base, _model_name(name, base, "base"), device, device_map=device_map)
+    else:
+        called.append(_model_name(thinking))
+        base = PRESETS[base].where() if base in PRESETS else base
+    if thinking is not None and len(set(called)) == 1:
+        called = [f"{called[0]}/base", f"{called[0]}/thinking"]
+    first = load_model(base, called[0], device, device_map=device_map)
     second = first
     if thinking is not None:
-        called = _model_name(name, thinking, "thinking")
-        second = load_model(thinking, called, device, device_map=device_map)
+        second = load_model(thinking, called[1], device, device_map=device_map)
         check_pair(first, second)
     for model in (first, second):
         model.template = chat_template(second) if template is None else template
@@ -150,12 +152,8 @@ def _places(name: str) -> tuple[str, str | None, str]:
     return str(folder / "base"), str(folder / "thinking"), str(prompt or Pair.prompt)
 
 
-def _model_name(pair: str, spec: str, which: str) -> str:
-    """`PAIR/base` for the parts of a pair, what it is called elsewhere."""
-    known = pair in BUILT_IN or pair in PRESETS or (Path(pair) / which).is_dir()
-    alone = pair in PRESETS and PRESETS[pair].thinking is None
-    if known:
-        return Path(pair).name if alone else f"{Path(pair).name}/{which}"
+def _model_name(spec: str) -> str:
+    """What a model or a pair is called: an id of the hub whole, of a path its last part."""
     return spec if looks_remote(spec) else Path(spec).name.removesuffix(".gguf")
 
 

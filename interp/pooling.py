@@ -1,7 +1,7 @@
 """Where activations are read, and one forward that pools them inside the hooks."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch.nn.functional import embedding_bag
 
 from interp.errors import UserError
 from interp.layout import packed, padded
-from interp.models import Model
+from interp.models import Model, frame_of
 from interp.types import Segment, Trace
 
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -89,7 +89,14 @@ def pool_batch(
 
         return hook
 
-    with model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in hooks]), suppress(_AllRead):
+    seen = nullcontext()
+    if not alone:  # interventions edit where they would while the trace is generated
+        ids, real = layout.inputs["input_ids"], layout.inputs["attention_mask"].bool()
+        first = [places[0] % ids.shape[1] for places in layout.places]
+        decided = torch.tensor([at + t.n_prompt - 1 for at, t in zip(first, traces, strict=True)])
+        seen = model.framed(frame_of(model, ids, real, decided))
+    reading = model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in hooks])
+    with seen, reading, suppress(_AllRead):
         model.hf.base_model(**layout.inputs, use_cache=False)
     if model.device.type == "cuda":
         for device in range(torch.cuda.device_count()):  # copies are underway until here
@@ -113,7 +120,8 @@ def _span(read: str, part: Segment, places: Sequence[int]) -> Sequence[int]:
     """Where a read span's tokens are, of its text's `places`."""
     low, high = read_span(read, part.start, part.end)
     found = places[max(0, low) : high]
-    if low < 0 or not found:
+    beyond = read in READS[:3] and high > len(places)
+    if low < 0 or beyond or not found:
         raise UserError(
             f"Read position {read!r} of the segment at tokens {part.start} to {part.end} lies outside of its "
             f"trace of {len(places)} tokens: choose another position, or leave the segment out."

@@ -77,7 +77,7 @@ def logits_above(
     )
     behind = positions[..., None] - (seen.cumsum(-1) - 1)
     behind = torch.cat([behind, torch.zeros_like(itself, dtype=behind.dtype)], -1)
-    mask = attention_mask(hf, torch.cat([seen, itself], -1), behind)
+    mask = attention_mask(hf, torch.cat([seen, itself], -1), lambda: behind)
     with _blocks_above(hf.base_model, layer, above):
         return hf(
             inputs_embeds=resid,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,7 +60,10 @@ def _math500(row: Row) -> tuple[str, str, str]:
 def _any(row: Row) -> tuple[str, str, str]:
     answer = row.fields.get("answer")
     if type(answer) in (int, float):
-        return row.text("prompt"), str(answer), ""
+        number = Decimal(repr(answer))
+        if not number.is_finite():
+            raise row.fault(f"gives {answer!r} for 'answer'", "expected a number or a text")
+        return row.text("prompt"), format(number, "f"), ""
     return row.text("prompt"), row.text("answer"), ""
 
 

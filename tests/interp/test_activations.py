@@ -11,10 +11,13 @@ from interp import ActivationWriter, Shards
 from interp.activations import collect, load_store
 from interp.behaviors import segment
 from interp.errors import UserError
+from interp.interventions import Add, intervene
 from interp.models import load_model
 from interp.pooling import READS, SITES, hook_name, pool_batch, read_span
 from interp.tasks import load_task
 from interp.traces import generate
+from interp.types import Segment, Trace
+from tests.interp.conftest import as_traces
 
 ALL = load_task("countdown").problems()
 PROBLEMS = list(ALL[:: len(ALL) // 9])[:9]
@@ -286,3 +289,48 @@ def test_rows_of_a_store_are_read_when_they_are_asked_for(sharp, traces, segment
         np.testing.assert_array_equal(part[key], store[key][mask])
     with pytest.raises(UserError, match="No activations for blocks.9@mean"):
         part["blocks.9", "mean"]
+
+
+def test_an_edit_at_starts_is_read_where_it_is_made_in_generation(sharp):
+    texts = [[1, *range(20, 41)], [1, *range(30, 45)]]
+    traces = [Trace(str(i), "m", "", "", tuple(x), 4, True, True) for i, x in enumerate(texts)]
+    parts = [[Segment(t, t + 1, "") for t in range(1, len(x))] for x in texts]
+    added = Add(torch.randn(32, generator=torch.Generator().manual_seed(0)), 1, 0.5, 10.0)
+    with intervene(sharp, added) as audit:
+        store = collect(sharp, traces, parts, layers=[1], reads=["first"])
+    plain = collect(sharp, traces, parts, layers=[1], reads=["first"])
+    name = "blocks.1.hook_resid_post", "first"
+    moved = np.abs(store[name] - plain[name]).max(1) > 1e-3
+    expected = [
+        t == 3 or (t > 3 and bool(sharp.boundary[x[t]])) for x in texts for t in range(1, len(x))
+    ]
+    assert moved.tolist() == expected and 0 < sum(expected) < len(expected)
+    assert audit.positions[1] == sum(expected)
+
+
+def test_what_is_edited_or_hooked_is_not_kept_in_a_folder(sharp, tmp_path):
+    traces, parts = as_traces([[1, *range(20, 41)]])
+    with sharp.bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_post", lambda x, hook: 2 * x)]):
+        with pytest.raises(UserError, match="leave the folder out"):
+            collect(sharp, traces, parts, tmp_path / "kept")
+        doubled = collect(sharp, traces, parts)
+    assert not (tmp_path / "kept").exists()
+    plain = collect(sharp, traces, parts, tmp_path / "kept")
+    name = "blocks.2.hook_resid_post", "first"
+    assert np.abs(doubled[name] - plain[name]).max() > 1e-3
+
+
+def test_numbers_of_another_format_are_another_store(tiny, tiny_folder, tmp_path):
+    traces, parts = as_traces([[1, *range(20, 41)]])
+    half = load_model(tiny_folder, device="cpu", dtype=torch.bfloat16)
+    assert half.fingerprint == tiny.fingerprint and half.numbers != tiny.numbers
+    name = "blocks.2.hook_resid_post", "first"
+    full = np.array(collect(tiny, traces, parts, tmp_path)[name])
+    other = np.array(collect(half, traces, parts, tmp_path)[name])
+    assert 0 < np.abs(full - other).max() < 1
+
+
+def test_a_span_beyond_the_text_is_refused(sharp):
+    traces, _ = as_traces([[1, *range(20, 41)]])
+    with pytest.raises(UserError, match="lies outside of its trace of 22 tokens"):
+        collect(sharp, traces, [[Segment(5, 1000, "")]], reads=["mean"])

@@ -6,6 +6,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
     LlamaConfig,
+    MistralConfig,
     Olmo2Config,
     Qwen2Config,
     Qwen3Config,
@@ -30,6 +31,8 @@ CONFIGS = {
     "gemma3": (Gemma3TextConfig, {"head_dim": 8, "sliding_window": 12, "layer_types": [
         "sliding_attention", "full_attention", "sliding_attention"]}),
     "olmo2": (Olmo2Config, {}),
+    # All layers have a window, and no list of kinds says so.
+    "mistral": (MistralConfig, {"sliding_window": 12}),
 }  # fmt: skip
 SEQUENCES = [[1, 40, 41, 42], [1, 50], [1, *range(30, 70)], [1]]
 PROBLEMS = load_task("countdown").problems()[:6]

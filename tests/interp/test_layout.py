@@ -1,11 +1,13 @@
 """Texts side by side: each distinct beginning is read once, and only where that is less work."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from interp.layout import WIDEST, packed, padded
+from interp.errors import UserError
+from interp.layout import WIDEST, attention_mask, packed, padded
 from interp.pooling import pool_batch
 from tests.interp.conftest import as_traces
 
@@ -56,6 +58,21 @@ def test_sorted_rows_are_less_work_than_rows_of_as_many_texts_as_they_come(tiny,
     cost = 6 * tiny.d_model  # a token costs this, and twice what it looks at
     assert 1 < own_rows and own_width <= WIDEST
     assert own_rows * own_width * (cost + 2 * own_width) < len(parts) * width * (cost + 2 * width)
+
+
+def test_texts_are_not_packed_where_more_than_attention_mixes_tokens(tiny, monkeypatch):
+    assert packed(tiny, SHARED) is not None
+    monkeypatch.setattr(tiny.hf.config, "model_type", "lfm2")
+    assert packed(tiny, SHARED) is None
+    kinds = SimpleNamespace(layer_types=["full_attention", "conv"], sliding_window=None)
+    other = SimpleNamespace(base_model=SimpleNamespace(config=kinds), dtype=torch.float32)
+    with pytest.raises(UserError, match="layers of conv, in which no mask keeps tokens apart"):
+        attention_mask(other, torch.ones(1, 2, 2, dtype=torch.bool), lambda: torch.zeros(1, 2, 2))
+
+
+def test_texts_whose_masks_would_be_too_large_are_padded(tiny, monkeypatch):
+    monkeypatch.setattr("interp.layout.MOST_SEEN", 100)
+    assert packed(tiny, SHARED) is None
 
 
 def test_what_is_read_is_less_unless_someone_else_is_listening(tiny):

@@ -19,7 +19,7 @@ from transformers import (
 
 from interp.errors import UserError
 from interp.models import load_model
-from interp.pairs import Pair
+from interp.pairs import Pair, load_pair
 from interp.traces import generate
 from tests.interp.conftest import PROBLEMS
 
@@ -67,6 +67,49 @@ def test_weights_that_are_missing_are_not_made_up(folder):
     n = len(tensors) - len(kept)
     with pytest.raises(UserError, match=rf"lacks {n} of the weights .* as model\.layers\.1\."):
         load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("where", ["x.safetensors.index.json", "adapter_model.bin"])
+def test_a_configuration_may_not_send_elsewhere_for_weights(folder, where):
+    change(folder / "config.json", transformers_weights=where)
+    with pytest.raises(UserError, match="sends elsewhere for weights"):
+        load_model(folder, device="cpu")
+
+
+def test_an_index_of_lists_is_one_sentence(folder):
+    (folder / "other.index.json").write_text('{"weight_map": {"a": ["x"]}}')
+    with pytest.raises(UserError, match=r"names \['x'\]: expected the names"):
+        load_model(folder, device="cpu")
+
+
+def test_an_adapter_of_itself_is_one_sentence(folder):
+    named = {"base_model_name_or_path": str(folder)}
+    (folder / "adapter_config.json").write_text(json.dumps(named))
+    with pytest.raises(UserError, match="does not name its base"):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [("{% if %}", "fails"), ("{{ 1 / 0 }}", "fails"), ("What?", "leaves out what is asked")],
+)
+def test_a_chat_template_that_asks_nothing_is_one_sentence(folder, template, fault):
+    change(folder / "tokenizer_config.json", chat_template=template)
+    with pytest.raises(UserError, match=f"{fault}.*give another by --template"):
+        load_pair(str(folder), device="cpu")
+    assert load_pair(str(folder), device="cpu", template="{problem}").alone
+
+
+def test_an_unknown_device_is_one_sentence(folder):
+    with pytest.raises(UserError, match="Unknown device 'banana': give cpu, cuda"):
+        load_model(folder, device="banana")
+
+
+def test_a_text_ends_at_the_one_end_token_that_a_checkpoint_names(folder):
+    assert load_model(folder, device="cpu").more_ends == ()
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+    model = load_model(folder, device="cpu")
+    assert model.ends == (model.tokenizer.eos_token_id, 7)
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "../outside.safetensors"])

@@ -195,6 +195,12 @@ def test_a_file_with_another_header_is_no_file_of_directions(tmp_path, header):
         DirectionSet.load(tmp_path / "d.safetensors")
 
 
+def test_two_directions_with_one_name_are_refused(tiny):
+    given = [direction(tiny), direction(tiny, layer=2)]
+    with pytest.raises(UserError, match="two directions for verification in tiny"):
+        DirectionSet.of(given)
+
+
 def test_an_empty_set_survives_the_file(tmp_path):
     DirectionSet().save(tmp_path / "d.safetensors")
     assert len(DirectionSet.load(tmp_path / "d.safetensors")) == 0

@@ -4,6 +4,7 @@ import builtins
 import inspect
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -32,6 +33,15 @@ def test_a_preset_is_the_base_of_another_thinking_model_too(monkeypatch, tiny_fo
     monkeypatch.setitem(PRESETS, "smollm2", preset)
     pair = load_pair("smollm2", str(tiny_folder), device="cpu")
     assert pair.base.fingerprint == pair.thinking.fingerprint and not pair.alone
+    assert (pair.base.name, pair.thinking.name) == ("smollm2", tiny_folder.name)
+
+
+def test_models_of_folders_with_one_name_are_told_apart(tiny_folder, tmp_path):
+    base, thinking = (tmp_path / folder / "final" for folder in ("before", "after"))
+    for folder in (base, thinking):
+        shutil.copytree(tiny_folder, folder)
+    pair = load_pair(str(base), str(thinking), device="cpu")
+    assert (pair.base.name, pair.thinking.name) == ("final/base", "final/thinking")
 
 
 def test_a_model_whose_package_is_missing_says_what_to_install(monkeypatch):

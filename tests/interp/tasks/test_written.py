@@ -70,6 +70,19 @@ def test_math500_is_read_and_graded(tmp_path):
     assert task.grade(problems[2], "The answer is Evelyn.")
 
 
+def test_a_number_is_an_answer_in_digits(tmp_path):
+    path = tmp_path / "numbers.jsonl"
+    numbers = [0.00001, 1e16, 0.5, -3, 2.0]
+    path.write_text("".join(f'{{"prompt": "{n}?", "answer": {n!r}}}\n' for n in numbers))
+    task = load_task(str(path))
+    stated = [str(p.data["answer"]) for p in task.problems()]
+    assert stated == ["0.00001", "10000000000000000", "0.5", "-3", "2.0"]
+    assert task.grade(task.problems()[0], r"\boxed{0.00001}")
+    path.write_text('{"prompt": "a", "answer": NaN}\n')
+    with pytest.raises(UserError, match="expected a number or a text|answer"):
+        load_task(str(path))
+
+
 def test_any_file_of_prompts_and_answers_is_a_task(tmp_path):
     rows = [
         {"prompt": "2 + 2?", "answer": 4},
