@@ -94,7 +94,11 @@ def main() -> None:
     fast_tokens = sum(len(row.tokens) for row in rows)
     slow_rate, fast_rate = slow_tokens / slow_time, fast_tokens / fast_time
     print(f"published structure: {slow_rate:,.0f} tokens/s")
-    print(f"batched, two caches: {fast_rate:,.0f} tokens/s, {fast_rate / slow_rate:.0f} times")
+    share = np.mean([c >= 0 for row in rows for c in row.steered])
+    print(
+        f"batched, two caches, {share:.1%} of tokens steered: {fast_rate:,.0f} tokens/s, "
+        f"{fast_rate / slow_rate:.0f} times"
+    )
     for grid, judge in (((1.0,), "first"), (GRID, "thinking")):
         ratios = []
         for _ in range(REPEATS):

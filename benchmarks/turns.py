@@ -57,7 +57,9 @@ class Setting:
         wait()
         return time.perf_counter() - begin
 
-    def in_turn(self, works: Mapping[str, Callable[[], object]], repeats: int | None = None) -> dict:
+    def in_turn(
+        self, works: Mapping[str, Callable[[], object]], repeats: int | None = None
+    ) -> dict:
         """Seconds of each work, by turns: name to one value a turn.
 
         Every second turn runs backwards, so that a machine that slows down or speeds up favors none.
