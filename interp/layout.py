@@ -81,8 +81,7 @@ def packed(model: Model, texts: Sequence[Sequence[int]]) -> Layout | None:
             depth[row, path] = range(len(path))
             visible[row][np.ix_(path, path)] |= np.tri(len(path), dtype=bool)
             places[order[i]] = [row * width + node for node in path]
-    tensors = (torch.from_numpy(x).to(model.device) for x in (ids, depth, visible))
-    ids, depth, visible = tensors
+    ids, depth, visible = (torch.from_numpy(x).to(model.device) for x in (ids, depth, visible))
     mask = attention_mask(model.hf, visible, lambda: depth[:, :, None] - depth[:, None])
     return Layout({"input_ids": ids, "attention_mask": mask, "position_ids": depth}, places)
 

@@ -72,11 +72,6 @@ def open_checkpoint(
 
 def _check_index(folder: Path) -> None:
     """Raise `UserError` where the index of a checkpoint in parts names anything but safetensors files here."""
-    if "transformers_weights" in read_json(folder / "config.json"):
-        raise UserError(
-            f"The config.json of {str(folder)!r} sends elsewhere for weights (transformers_weights): expected "
-            "model.safetensors, or an index of its parts; save the checkpoint again as safetensors."
-        )
     here = [file.name for file in folder.glob("*.safetensors")]
     for index in folder.glob("*.index.json"):
         named = read_json(index).get("weight_map")
@@ -113,7 +108,7 @@ def _read(
     folder = path.parent if options else path
     try:
         config = AutoConfig.from_pretrained(folder, **LOCAL, **options)
-        _check_text_only(path, config)
+        _check_config(path, config)
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL, **options)
         with no_progress_bar():
             found: Any = AutoModelForCausalLM.from_pretrained(
@@ -143,13 +138,21 @@ def _read(
     return Checkpoint(weights, tokenizer, digest)
 
 
-def _check_text_only(path: Path, config: Any) -> None:
-    """Raise `UserError` for a model that reads more than text: TransformerLens would install what it needs."""
+def _check_config(path: Path, config: Any) -> None:
+    """Raise `UserError` for a model that reads more than text, and for weights that are not where they should be.
+
+    For the first, TransformerLens would install what it needs; the second could be anything.
+    """
     senses = [name for name in ("vision_config", "audio_config") if getattr(config, name, None)]
     if senses:
         raise UserError(
             f"{str(path)!r} reads images or sound too (its config.json has {senses[0]}): expected a language "
             "model; save its text model alone."
+        )
+    if getattr(config, "transformers_weights", None) is not None:
+        raise UserError(
+            f"The config.json of {str(path)!r} sends elsewhere for weights (transformers_weights): expected "
+            "model.safetensors, or an index of its parts; save the checkpoint again as safetensors."
         )
 
 

@@ -66,7 +66,9 @@ class RayCluster:
             try:
                 if self._address not in (None, "auto"):
                     _knock(self._address)
-                ray.init(self._address, log_to_driver=False, logging_level="ERROR", **more)
+                ray.init(
+                    self._address or "local", log_to_driver=False, logging_level="ERROR", **more
+                )
             except Exception as error:  # Ray raises almost anything for a cluster that is not there
                 where = f"at {self._address!r} " if self._address else ""
                 raise UserError(
