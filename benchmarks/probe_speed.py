@@ -34,6 +34,7 @@ from turns import Row, Setting
 from probes import auroc, grouped_folds, logistic_sweep
 
 N_GROUPS = 200
+N_LAYERS, N_SEGMENTS, N_BEHAVIORS, N_FOLDS, N_TIMED = 30, 5000, 6, 5, 18
 
 
 def synthetic(n_layers: int, n: int, d_model: int, n_behaviors: int):
@@ -127,14 +128,15 @@ def compare(layer, n_layers: int, y: np.ndarray, folds: np.ndarray, n_timed: int
 
 def sweep(setting: Setting) -> list[Row]:
     """Logistic probes of all layers of one width, against scikit-learn's loop, as rows of a table."""
-    size = {"n_layers": 30, "n": 5000, "d_model": setting.model.d_model, "n_behaviors": 6}
-    layer, y, group = synthetic(**size)
-    threads = torch.get_num_threads()
-    ours, loop, apart = compare(layer, 30, y, stratified(y, group, 5), 18, threads)
+    d_model = setting.model.d_model
+    layer, y, group = synthetic(N_LAYERS, N_SEGMENTS, d_model, N_BEHAVIORS)
+    folds = stratified(y, group, N_FOLDS)
+    ours, loop, apart = compare(layer, N_LAYERS, y, folds, N_TIMED, torch.get_num_threads())
     setting.console.print(f"  sweep: {ours[0]:.1f} s, the loop {loop[0]:.1f} s", highlight=False)
-    numbers, took = growth(5000, setting.model.d_model, 6, 5)
+    fits = f"sweep, {N_LAYERS} x {N_BEHAVIORS} x {N_FOLDS} fits"
+    numbers, took = growth(N_SEGMENTS, d_model, N_BEHAVIORS, N_FOLDS)
     return [
-        Row("scikit-learn's loop", "sweep, 30 x 6 x 5 fits", [loop[0] / ours[0]], ">= 10",
+        Row("scikit-learn's loop", fits, [loop[0] / ours[0]], ">= 10",
             f"{loop[1] / ours[1]:.1f} in CPU seconds"),
         Row("sweep, AUROC apart", "the loop", [apart], "<= 0.005"),
         Row("sweep, segments", "its work: " + ", ".join(map(str, numbers)),
@@ -146,12 +148,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--layers", type=int, default=30, help="evenly spaced ones of --data")
-    parser.add_argument("--segments", type=int, default=5000)
+    parser.add_argument("--layers", type=int, default=N_LAYERS, help="evenly spaced ones of --data")
+    parser.add_argument("--segments", type=int, default=N_SEGMENTS)
     parser.add_argument("--d-model", type=int, default=576)
-    parser.add_argument("--behaviors", type=int, default=6)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--pairs", type=int, default=18, help="of layer and behavior, in the loop")
+    parser.add_argument("--behaviors", type=int, default=N_BEHAVIORS)
+    parser.add_argument("--folds", type=int, default=N_FOLDS)
+    parser.add_argument(
+        "--pairs", type=int, default=N_TIMED, help="of layer and behavior, in the loop"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--data", type=Path, help="safetensors with x, y and group")
     options = parser.parse_args()

@@ -335,7 +335,7 @@ def main() -> None:
     console, path = Console(stderr=True), source()
     model = load_model(path, device=options.device)
     plain: Any = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=next(model.bridge.original_model.parameters()).dtype,
+        path.parent, gguf_file=path.name, dtype=model.dtype,
         attn_implementation="sdpa",
     )  # fmt: skip
     setting = Setting(model, plain.to(model.device).eval(), options, console)

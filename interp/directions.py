@@ -81,7 +81,7 @@ class DirectionSet:
         try:
             with safe_open(path, "pt") as file:
                 stated = sorted((file.metadata() or {}).items())
-                found = cls.of(Direction(file.get_tensor(k), **json.loads(v)) for k, v in stated)
+                found = [Direction(file.get_tensor(k), **json.loads(v)) for k, v in stated]
         except (SafetensorError, TypeError, ValueError) as error:  # no such file, or another header
             raise UserError(
                 f"{str(path)!r} is no safetensors file of directions ({first_line(error)}): give the "
@@ -93,7 +93,7 @@ class DirectionSet:
                     f"{str(path)!r} holds a direction of {direction.behavior!r:.60}: expected a behavior of "
                     "letters and hyphens; correct the file."
                 )
-        return found
+        return cls.of(found)
 
     @classmethod
     def of(cls, directions: Iterable[Direction]) -> "DirectionSet":

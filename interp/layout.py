@@ -60,13 +60,11 @@ def packed(model: Model, texts: Sequence[Sequence[int]]) -> Layout | None:
         """Of matrices of 12 d_model^2, and of attention, whose multiplications take twice as long."""
         return n_rows * width * (6 * model.d_model + 2 * width)
 
-    def found(width: int) -> int:
-        return work(len(_rows(lengths, same, width)), width)
-
-    width = min(_widths(lengths, same), key=found, default=None)
-    if width is None or found(width) >= work(len(texts), max(lengths)):
+    least = work(len(texts), max(lengths))
+    found = [r for r in _candidates(lengths, same) if work(len(r[0]), r[1]) < least]
+    if not found:
         return None
-    rows = _rows(lengths, same, width)
+    rows, width = min(found, key=lambda r: work(len(r[0]), r[1]))
     ids, depth = np.zeros((2, len(rows), width), int)
     visible = np.tile(np.eye(width, dtype=bool), (len(rows), 1, 1))
     places: list[Sequence[int]] = [()] * len(texts)
@@ -97,13 +95,16 @@ def _rows(lengths: Sequence[int], same: Sequence[int], width: int) -> list[range
     return list(starmap(range, pairwise([*begins, len(lengths)])))
 
 
-def _widths(lengths: Sequence[int], same: Sequence[int]) -> Iterator[int]:
-    """The narrowest rows, if they are so few: one, two, four, ...; none where their masks are too large."""
+def _candidates(lengths: Sequence[int], same: Sequence[int]) -> Iterator[tuple[list[range], int]]:
+    """The narrowest rows and their width, if they are so few: one, two, four, ...
+
+    None where their masks are too large.
+    """
     widths = range(max(lengths), max(*lengths, WIDEST) + 1)
     for n_rows in (1 << k for k in range(len(lengths).bit_length() + 1)):
         at = bisect_left(widths, True, key=lambda w: len(_rows(lengths, same, w)) <= n_rows)
         if at < len(widths) and n_rows * widths[at] ** 2 <= MOST_SEEN:
-            yield widths[at]
+            yield _rows(lengths, same, widths[at]), widths[at]
 
 
 def attention_mask(

@@ -107,8 +107,8 @@ def _read(
     """The checkpoint in a folder, or the GGUF file that `options` name, with its numbers made whole."""
     folder = path.parent if options else path
     try:
-        config = AutoConfig.from_pretrained(folder, **LOCAL, **options)
-        _check_config(path, config)
+        if not options:
+            _check_config(path, AutoConfig.from_pretrained(folder, **LOCAL))
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL, **options)
         with no_progress_bar():
             found: Any = AutoModelForCausalLM.from_pretrained(
@@ -132,6 +132,8 @@ def _read(
             f"{str(path)!r} lacks {len(lacking)} of the weights that its config.json asks for, as {lacking[0]}: "
             "save or fetch the checkpoint again."
         )
+    if options:  # a GGUF file takes seconds to say what it is, and says it with its weights
+        _check_config(path, weights.config)
     _check_tokens(path, weights, tokenizer)
     if not weights.config.architectures:  # a GGUF file does not say
         weights.config.architectures = [type(weights).__name__]

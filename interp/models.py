@@ -115,8 +115,13 @@ class Model:
     @property
     def numbers(self) -> str:
         """What is computed with: the weights' fingerprint, and their format if that is not float32."""
-        dtype = next(self.bridge.original_model.parameters()).dtype
-        return self.fingerprint if dtype == torch.float32 else f"{self.fingerprint} in {dtype}"
+        whole = self.dtype == torch.float32
+        return self.fingerprint if whole else f"{self.fingerprint} in {self.dtype}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The format of the weights' numbers."""
+        return next(self.bridge.original_model.parameters()).dtype
 
     @property
     def n_layers(self) -> int:

@@ -164,7 +164,7 @@ def describe(model: Model) -> dict:
         "name": model.name,
         "fingerprint": model.fingerprint,
         "tokenizer_hash": model.tokenizer_hash,
-        "dtype": str(next(model.bridge.original_model.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "template": model.template,
         "thinking_mode": "opened by the template" if "<think>" in opens else "not opened",

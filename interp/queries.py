@@ -75,9 +75,12 @@ def logits_above(
     itself = torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device).expand(
         len(seen), -1, -1
     )
-    behind = positions[..., None] - (seen.cumsum(-1) - 1)
-    behind = torch.cat([behind, torch.zeros_like(itself, dtype=behind.dtype)], -1)
-    mask = attention_mask(hf, torch.cat([seen, itself], -1), lambda: behind)
+
+    def behind() -> Int[Tensor, "row query key"]:
+        cached = positions[..., None] - (seen.cumsum(-1) - 1)
+        return torch.cat([cached, torch.zeros_like(itself, dtype=cached.dtype)], -1)
+
+    mask = attention_mask(hf, torch.cat([seen, itself], -1), behind)
     with _blocks_above(hf.base_model, layer, above):
         return hf(
             inputs_embeds=resid,
