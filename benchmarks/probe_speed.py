@@ -127,14 +127,20 @@ def compare(layer, n_layers: int, y: np.ndarray, folds: np.ndarray, n_timed: int
 
 
 def sweep(setting: Setting) -> list[Row]:
-    """Logistic probes of all layers of one width, against scikit-learn's loop, as rows of a table."""
+    """Logistic probes of all layers of one width, against scikit-learn's loop, as rows of a table.
+
+    On one thread each: two threads of its own make the loop several times slower beside torch's.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     d_model = setting.model.d_model
     layer, y, group = synthetic(N_LAYERS, N_SEGMENTS, d_model, N_BEHAVIORS)
     folds = stratified(y, group, N_FOLDS)
-    ours, loop, apart = compare(layer, N_LAYERS, y, folds, N_TIMED, torch.get_num_threads())
+    ours, loop, apart = compare(layer, N_LAYERS, y, folds, N_TIMED, 1)
     setting.console.print(f"  sweep: {ours[0]:.1f} s, the loop {loop[0]:.1f} s", highlight=False)
     fits = f"sweep, {N_LAYERS} x {N_BEHAVIORS} x {N_FOLDS} fits"
     numbers, took = growth(N_SEGMENTS, d_model, N_BEHAVIORS, N_FOLDS)
+    torch.set_num_threads(before)
     return [
         Row("scikit-learn's loop", fits, [loop[0] / ours[0]], ">= 10",
             f"{loop[1] / ours[1]:.1f} in CPU seconds"),
