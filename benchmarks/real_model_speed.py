@@ -17,7 +17,8 @@ generation  Batch of 64, 128 tokens: steered against unsteered, unsteered agains
 sweep       Logistic probes of 30 layers x 6 behaviors x 5 folds, 5,000 segments of the model's width, against
             scikit-learn's loop (`probe_speed.py` has options).
 scaling     The exponent of each cost in its work: slope of log time over log size, of four sizes; and beside
-            it the exponent beyond what any size costs (k of a + b n^k), where that grows enough to be seen.
+            it the exponent beyond what any size costs (k of a + b n^k), where that grows enough to be seen. The
+            work of a text's length is in multiplications, which attention makes grow faster than the length.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +54,7 @@ from interp.traces import decode
 from interp.types import Segment, Trace
 
 BATCH, LENGTH, SEGMENT = 8, 256, 16
+LENGTHS = (64, 128, 256, 512)
 N_ROWS, N_NEW, LAYER = 64, 128, 15
 PEAKS = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362, "4090": 165}
 """Dense bfloat16 TFLOP/s, as the makers state them."""
@@ -92,16 +95,16 @@ def cache_then_pool(
     names_filter: Callable[[str], bool] | None = None,
 ) -> dict:
     """`run_with_cache`, by default of everything, and the same means taken from it."""
-    batch = inputs(model, traces)
+    batch = inputs(model, traces)  # padded on the right
     with torch.no_grad():
         _, cache = model.bridge.run_with_cache(
             batch.pop("input_ids"), names_filter=names_filter, **batch
         )
-    width, found = batch["attention_mask"].shape[1], {}
+    found = {}
     for layer in range(model.n_layers):
         name, rows = hook_name("resid_post", layer), {read: [] for read in READS}
         for row, (trace, parts) in enumerate(zip(traces, segments, strict=True)):
-            text = cache[name][row, width - len(trace.tokens) :]
+            text = cache[name][row, : len(trace.tokens)]
             for part in parts:
                 for read in READS:
                     low, high = read_span(read, part.start, part.end)
@@ -283,25 +286,40 @@ def scaling(s: Setting) -> list[Row]:
 
         return work
 
+    @torch.no_grad()
+    def plain(length: int) -> None:
+        s.plain.base_model(**inputs(s.model, texts(8, length)[0]), use_cache=False)
+
+    def exponents(name: str, works: dict[int, Callable[[], object]], x: Sequence[float]) -> Row:
+        works[min(works)]()  # warm
+        repeats = s.options.repeats * (3 if name.startswith("reading") else 1)
+        took = s.in_turn({f"{name} {n}": work for n, work in works.items()}, repeats)
+        slopes = [
+            np.polyfit(np.log(x), np.log(turn), 1)[0] for turn in zip(*took.values(), strict=True)
+        ]
+        beyond = beyond_constant([statistics.median(turns) for turns in took.values()])
+        return Row(name, f"its work: {', '.join(map(str, works))}", slopes, "<= 1.05", beyond)
+
     depths = [layers // 10 * n for n in (1, 2, 4, 8)]
     costs: dict[str, dict[int, Callable[[], object]]] = {
         "reading, traces": {n: read(n) for n in (16, 32, 64, 128)},
-        "reading, length": {n: read(8, n) for n in (64, 128, 256, 512)},
+        "reading, length": {n: read(8, n) for n in LENGTHS},
+        "Hugging Face's forward, length": {n: partial(plain, n) for n in LENGTHS},
         "reading, layers": {n: read(upto=n) for n in depths},
         "decoding, rows": {n: say(n) for n in (8, 16, 32, 64)},
         "decoding, new tokens": {n: say(n_new=n) for n in (16, 32, 64, 128)},
         "decoding, layers ablated": {n: say(edited=n) for n in depths},
     }
-    rows = []
-    for name, works in costs.items():
-        works[min(works)]()  # warm
-        took = s.in_turn({f"{name} {n}": work for n, work in works.items()})
-        x = np.log(list(works))
-        slopes = [np.polyfit(x, np.log(turn), 1)[0] for turn in zip(*took.values(), strict=True)]
-        sizes = ", ".join(map(str, works))
-        beyond = beyond_constant([statistics.median(turns) for turns in took.values()])
-        rows.append(Row(name, f"its work: {sizes}", slopes, "<= 1.05", beyond))
-    return rows
+    return [
+        exponents(name, works, [work_of(s, n) for n in works] if "length" in name else list(works))
+        for name, works in costs.items()
+    ]
+
+
+def work_of(s: Setting, length: int) -> float:
+    """Multiplications of a layer for a text: of each token's weights, and of each pair of tokens in attention."""
+    weights = sum(p.numel() for p in s.plain.base_model.layers[0].parameters())
+    return weights * length + s.model.d_model * length**2
 
 
 def beyond_constant(seconds: Sequence[float]) -> str:

@@ -152,7 +152,8 @@ def annotate(segments: Sequence[Segment], annotator: str | Annotator) -> list[Se
 def segment_all(
     model: Model, traces: Sequence[Trace], annotator: str | Callable[..., Sequence[str | None]]
 ) -> list[list[Segment]]:
-    """Segment and label every trace."""
+    """Segment and label every trace; raises `UserError` as `annotate` does."""
+    labels_of(annotator)
     return [annotate(segment(model, trace), annotator) for trace in traces]
 
 

@@ -29,15 +29,16 @@ Task = Annotated[
     str | None,
     typer.Option(
         help="countdown, a reasoning-gym data set (gsm_symbolic), gsm8k[:FILE], math500[:FILE], questions, or a "
-        "JSONL file of problems (default: countdown for built-in pairs, else gsm_symbolic)."
+        "JSONL file of problems, of which 30% are to fit, 20% to select and 50% to report (default: countdown for "
+        "built-in pairs, else gsm_symbolic)."
     ),
 ]
 AnnotatorName = Annotated[
     str | None,
     typer.Option(
         "--annotator",
-        help="Who names behaviors: grammar, keywords or form (default: grammar for built-in pairs, form for "
-        "questions, else keywords).",
+        help="Who names behaviors: grammar (what built-in pairs write, exactly), keywords (English reasoning) or "
+        "form (question or statement). Default: grammar for built-in pairs, form for questions, else keywords.",
     ),
 ]
 Template = Annotated[

@@ -11,6 +11,8 @@ from probes import split_groups
 
 MOST_LAYERS = 8
 """Models with no more layers are searched in all of them."""
+SHARES = {"fit": 0.3, "select": 0.2, "report": 0.5}
+"""How a task's problems are shared out."""
 MIN_PROBLEMS = 5
 """Problems of a task that can be split in three."""
 N_LAYERS_TRIED = 6
@@ -129,15 +131,31 @@ def split_problems(config: PairConfig) -> dict[str, list[Problem]]:
             f"Task {config.task!r} has {len(problems)} problems, expected at least {MIN_PROBLEMS}: some to fit, "
             "others to select, and others to report; give more."
         )
-    shares = {"fit": 0.3, "select": 0.2, "report": 0.5}
-    masks = split_groups([p.id for p in problems], shares, config.seed)
-    limits = {"fit": config.n_fit, "select": config.n_select, "report": config.n_report}
-    splits = {}
+    masks = split_groups([p.id for p in problems], SHARES, config.seed)
+    limits, splits = _limits(config), {}
     for name, mask in masks.items():
         chosen = [p for p, inside in zip(problems, mask, strict=True) if inside]
         chosen.sort(key=lambda p: content_key(config.seed, p.id))
         splits[name] = chosen[: limits[name]]
     return splits
+
+
+def _limits(config: PairConfig) -> dict[str, int]:
+    return {name: getattr(config, f"n_{name}") for name in SHARES}
+
+
+def shortage(config: PairConfig) -> str | None:
+    """A sentence where the task has fewer problems than its splits may have; None where there are enough."""
+    limits, splits = _limits(config), split_problems(config)
+    short = [n for n, problems in splits.items() if len(problems) < limits[n]]
+    if not short:
+        return None
+    told = ", ".join(f"{len(splits[n])} of {limits[n]} to {n}" for n in short)
+    n, shares = (
+        len(load_task(config.task).problems()),
+        " / ".join(f"{s:.0%}" for s in SHARES.values()),
+    )
+    return f"Task {config.task!r} has {n} problems, shared out {shares}: there are {told}."
 
 
 def config_json(config: PairConfig) -> dict:

@@ -1,6 +1,7 @@
 """Directions with their provenance, and the safetensors file that carries them."""
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from interp.errors import UserError, first_line, unknown_name
@@ -52,8 +53,15 @@ class DirectionSet:
 
     directions: dict[tuple[str, str], Direction] = field(default_factory=dict)
 
-    def __getitem__(self, key: tuple[str, str]) -> Direction:
-        """The direction of one behavior in one model; raises `UserError` with the nearest names."""
+    def __getitem__(self, key: tuple[str, str] | str) -> Direction:
+        """The direction of one behavior in one model; raises `UserError` for one name alone, and for unknown ones
+        with the nearest.
+        """
+        if isinstance(key, str):
+            raise UserError(
+                f"Direction {key!r} was asked for, expected a behavior and a model: give two names, one of "
+                f"{', '.join(map(str, self.directions)) or 'none: there are no directions'}."
+            )
         if key not in self.directions:
             raise unknown_name("direction", "/".join(key), ["/".join(k) for k in self.directions])
         return self.directions[key]
@@ -71,7 +79,9 @@ class DirectionSet:
             key = f"{behavior}@{model}"
             tensors[key] = direction.vector.contiguous()
             header[key] = json.dumps({k: v for k, v in asdict(direction).items() if k != "vector"})
-        save_file(tensors, path, metadata=header or None)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_bytes(save(tensors, metadata=header or None))
+        os.replace(partial, path)  # whole or absent, and readable for whom other files are
 
     @classmethod
     def load(cls, path: Path) -> "DirectionSet":

@@ -19,7 +19,10 @@ def export(
     format: Annotated[str, typer.Option(help="hook, hf-bias, gguf, lm-eval or vllm.")],
     model: Annotated[
         str,
-        typer.Option(help="A checkpoint folder, or PAIR/base or PAIR/thinking of a built-in pair."),
+        typer.Option(
+            help="A checkpoint folder, a preset that is one model (smollm2), or PAIR/base or PAIR/thinking of a "
+            "built-in pair."
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="Folder to write to: one folder in it for each behavior.")
@@ -47,7 +50,7 @@ def export(
     from interp.directions import DirectionSet
     from interp.export import Export, export_direction, prove
     from interp.models import load_model
-    from interp.pairs import direction_file
+    from interp.pairs import direction_file, model_place
 
     for kind, given, known in (
         ("operation", operation, ("add", "ablate")),
@@ -61,7 +64,7 @@ def export(
             f"{str(directions)!r} is no file: expected the directions.safetensors of a run (whenlens run)."
         )
     found = DirectionSet.load(directions)
-    target = load_model(*_place(model))
+    target = load_model(*model_place(model))
     requests = [
         Export(direction, dose, operation, at)  # pyright: ignore[reportArgumentType]
         for direction in _chosen(found, target, only, directions)
@@ -75,17 +78,6 @@ def export(
         failed = failed or proof["status"] == "failed"
     if failed:
         raise typer.Exit(3)
-
-
-def _place(model: str) -> tuple[Path, str]:
-    """The folder of a model, and the name that its directions know it by."""
-    from interp.pairs import BUILT_IN, weights_folder
-
-    pair, _, part = model.partition("/")
-    if pair in BUILT_IN and part in ("base", "thinking"):
-        return weights_folder(pair) / part, model
-    folder = Path(model)
-    return folder, "/".join(folder.absolute().parts[-2:])
 
 
 def _chosen(found, target, only: str | None, path: Path) -> list:

@@ -28,7 +28,10 @@ class Row:
 
     def fault(self, given: str, wanted: str) -> UserError:
         """Build the error for this line: what it gives, and what it should give instead."""
-        return UserError(f"Line {self.number} of {str(self.path)!r} {given}: {wanted}.")
+        return UserError(
+            f"Line {self.number} of {str(self.path)!r} {given}: {wanted}; correct this line or "
+            "leave it out."
+        )
 
     def _get(self, name: str, kind: type[Scalar], words: str, default: Scalar | None) -> Scalar:
         value = self.fields.get(name, default)
@@ -89,7 +92,7 @@ def read_rows(path: Path, expected: str) -> Iterator[Row]:
                 if len(line) > MAX_LINE:
                     raise row.fault(
                         f"is longer than {MAX_LINE // 2**20} MiB",
-                        "expected shorter lines; split it",
+                        "expected shorter ones",
                     )
                 if number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)

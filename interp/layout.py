@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from interp.errors import UserError
-from interp.models import Model, inputs_of, left_pad
+from interp.models import Model
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """Transformers' names for layers that see all of the text, or a window of it."""
@@ -34,12 +35,13 @@ class Layout:
 
 
 def padded(model: Model, texts: Sequence[Sequence[int]]) -> Layout:
-    """A text a row, with padding on the left."""
-    ids, real = left_pad(texts, model.tokenizer.pad_token_id or 0, model.device)
-    ends = range(ids.shape[1], ids.numel() + 1, ids.shape[1])
+    """A text a row, with padding on the right, where no token sees it: without a mask, which is the length's square."""
+    rows = [torch.tensor(list(text)) for text in texts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=model.tokenizer.pad_token_id or 0)
+    begins = range(0, ids.numel(), ids.shape[1])
     return Layout(
-        inputs_of(ids, real),
-        [range(end - len(text), end) for end, text in zip(ends, texts, strict=True)],
+        {"input_ids": ids.to(model.device)},
+        [range(begin, begin + len(text)) for begin, text in zip(begins, texts, strict=True)],
     )
 
 

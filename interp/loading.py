@@ -173,12 +173,16 @@ def _check_tokens(path: Path, weights: Any, tokenizer: Any) -> None:
 
 def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | None) -> Checkpoint:
     """A PEFT adapter, merged into its base."""
-    named = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    if not isinstance(named, str) or Path(named).resolve() == folder.resolve():
-        raise UserError(
-            f"The adapter in {str(folder)!r} does not name its base: set base_model_name_or_path in "
-            "adapter_config.json."
-        )
+    named = _base_of(folder)
+    under, above = Path(named), {folder.resolve()}
+    while (under / "adapter_config.json").is_file():
+        if under.resolve() in above:
+            raise UserError(
+                f"The adapter in {str(folder)!r} stands on itself: name a whole model as "
+                "base_model_name_or_path in adapter_config.json."
+            )
+        above.add(under.resolve())
+        under = Path(_base_of(under))
     try:
         from peft import PeftModel, get_peft_model_state_dict
     except ImportError as error:
@@ -215,6 +219,17 @@ def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | Non
     _check_tokens(folder, merged, tokenizer)
     files = [*folder.glob("*.safetensors"), folder / "adapter_config.json"]
     return Checkpoint(merged, tokenizer, _digest(files, base.fingerprint))
+
+
+def _base_of(folder: Path) -> str:
+    """What an adapter's configuration calls its base."""
+    named = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise UserError(
+            f"The adapter in {str(folder)!r} does not name its base: set base_model_name_or_path in "
+            "adapter_config.json."
+        )
+    return named
 
 
 def _fetched(name: str, revision: str | None) -> Path:

@@ -1,5 +1,6 @@
 """A base model and the thinking model trained from it, checked to be comparable."""
 
+import math
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +12,8 @@ from interp.presets import BUILT_IN, PRESETS
 from interp.runs import read_json
 from interp.vocabulary import shared_vocabulary
 
+MODELS = ("base", "thinking")
+"""The two models of a pair."""
 SHARED_PAD = 0
 """Padding where both models read one batch: never seen, but each has to have a row for it, and a pad token
 added to one tokenizer may lie beyond the other's embedding."""
@@ -36,7 +39,7 @@ class Pair:
     @property
     def names(self) -> tuple[str, ...]:
         """Which models there are: `base` and `thinking`, or `base` alone."""
-        return ("base",) if self.alone else ("base", "thinking")
+        return MODELS[:1] if self.alone else MODELS
 
     @property
     def fingerprints(self) -> list[str]:
@@ -91,6 +94,22 @@ def direction_file(given: Path) -> Path:
     return shipped
 
 
+def model_place(spec: str, which: str | None = None) -> tuple[str, str]:
+    """Where one model is, as `load_model` takes it, and its name.
+
+    `spec` is anything that `load_model` takes, a preset, or `PAIR/base` or `PAIR/thinking` of a built-in pair. Of
+    a pair it is the model `which`; raises `UserError` where that is not said, and where nothing is called so.
+    """
+    base, thinking, _ = _places(spec)
+    if thinking is None:
+        return base, _model_name(spec)
+    if which is None:
+        raise UserError(
+            f"{spec!r} is a pair, expected one model: give {spec}/base or {spec}/thinking."
+        )
+    return (base if which == "base" else thinking), f"{_model_name(spec)}/{which}"
+
+
 def load_pair(
     base: str,
     thinking: str | None = None,
@@ -102,38 +121,46 @@ def load_pair(
     """Load a base model and the thinking model trained from it.
 
     Both are anything that `load_model` takes, on `device` or spread by `device_map` as there; `base` is also the
-    name of one of `PRESETS`, and alone that of a built-in pair, a folder that holds `base` and `thinking`
-    checkpoints, or a model that stands alone. (A folder with the name of a built-in pair or a preset is reached
-    as `./NAME`.) Both models are asked in `template`, in which `{problem}` stands for the problem: by default the
-    thinking model's chat template, if it has one.
-    Raises `UserError` for models that are no pair.
+    name of one of `PRESETS` or of a built-in pair, or a folder that holds `base` and `thinking` checkpoints, and
+    beside another `thinking` the base of these. (A folder with the name of a built-in pair or a preset is
+    reached as `./NAME`.) Both models are asked in `template`, in which `{problem}` stands for the problem: by
+    default the thinking model's chat template, if it has one. Sampled traces have `temperature`.
+    Raises `UserError` for models that are no pair, and for a template or a temperature that cannot be.
     """
     if template is not None and PROBLEM not in template:
         raise UserError(
             f"Template {template!r} has no place for the problem: write {PROBLEM} where it stands."
         )
-    name, prompt, called = base, Pair.prompt, [_model_name(base)]
-    if thinking is None:
-        base, thinking, prompt = _places(base)
-    else:
-        called.append(_model_name(thinking))
-        base = PRESETS[base].where() if base in PRESETS else base
-    if thinking is not None and len(set(called)) == 1:
-        called = [f"{called[0]}/base", f"{called[0]}/thinking"]
-    first = load_model(base, called[0], device, device_map=device_map)
-    second = first
+    if not 0 < temperature < math.inf:
+        raise UserError(
+            f"Temperature {temperature} was given, expected a finite number above 0: try 0.7 or 1."
+        )
+    _, own, prompt = _places(base)
+    if thinking is None and own is not None:
+        thinking = base
+    places = [model_place(base, "base")]
     if thinking is not None:
-        second = load_model(thinking, called[1], device, device_map=device_map)
+        places.append(model_place(thinking, "thinking"))
+        if places[0][1] == places[1][1]:
+            places = [
+                (at, f"{called}/{part}") for (at, called), part in zip(places, MODELS, strict=True)
+            ]
+    loaded = [load_model(at, called, device, device_map=device_map) for at, called in places]
+    first, second = loaded[0], loaded[-1]
+    if thinking is not None:
         check_pair(first, second)
     for model in (first, second):
         model.template = chat_template(second) if template is None else template
         model.temperature = temperature
-    return Pair(Path(name).name, first, second, prompt)
+    return Pair(Path(base).name, first, second, prompt)
 
 
 def _places(name: str) -> tuple[str, str | None, str]:
     """Where the models of a pair are, and the pair's prompt; one place for a model that stands alone."""
     folder = Path(name)
+    pair, _, which = name.partition("/")
+    if pair in BUILT_IN and which in MODELS and not folder.exists():
+        return str(weights_folder(pair) / which), None, Pair.prompt
     if name in BUILT_IN:
         folder = weights_folder(name)
     elif name in PRESETS:

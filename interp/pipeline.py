@@ -13,7 +13,7 @@ from interp import causal_stage
 from interp.activations import ActivationStore, Lazy, collect
 from interp.behaviors import labels_of, segment_all
 from interp.causal import MIN_PROBLEMS
-from interp.config import Config, Material, config_json, layers_tried, split_problems
+from interp.config import Config, Material, config_json, layers_tried, shortage, split_problems
 from interp.directions import Direction, DirectionSet
 from interp.engine import HERE, Engine
 from interp.errors import UserError, unknown_name
@@ -25,6 +25,7 @@ from interp.readings import check_labels, vector_and_unit
 from interp.runs import Run, write_json
 from interp.tasks import load_task
 from interp.traces import Job, accuracy, generate_all, read_traces
+from interp.verdicts import verdict
 from probes import (
     LogisticProbe,
     MeanDifference,
@@ -39,9 +40,6 @@ from probes import (
 )
 
 SCHEMA = "whenlens.results/1"
-ALPHA = 0.05
-MIN_NULLS = 100
-"""Null directions without which nothing is called causal."""
 ESTIMATORS = {
     "difference-of-means": MeanDifference,
     "whitened": WhitenedMeanDifference,
@@ -187,24 +185,6 @@ def _frequency(material: Material, model: str, behavior: str, seed: int) -> dict
     return found.as_json()
 
 
-def verdict(entry: dict) -> str:
-    """`causal`, `readable` or `absent`, from one behavior's entry in results.json.
-
-    Causal: adding raises and ablating lowers the behavior's rate, both Holm-corrected p <= 0.05
-    against at least `MIN_NULLS` nulls and with intervals that exclude 0. Readable: the probe's interval lies above
-    chance. Absent: neither.
-    """
-    addition, ablation = entry["addition"], entry["ablation"]
-    sure = all(
-        part["p_holm"] <= ALPHA and part["n_null"] >= MIN_NULLS and part["ci"] is not None
-        for part in (addition, ablation)
-    )
-    if sure and addition["ci"][0] > 0 and ablation["ci"][1] < 0:
-        return "causal"
-    read = entry["probe"]["auroc_ci"]
-    return "readable" if read is not None and read[0] > 0.5 else "absent"
-
-
 def run_main_job(
     config: Config,
     out: Path,
@@ -222,6 +202,7 @@ def run_main_job(
         if name not in known:
             raise unknown_name("behavior", name, known)
     told = config_json(config)  # a task that does not exist is refused before models are loaded
+    progress.say(shortage(config))
     pair = load_pair(
         config.pair,
         config.thinking,
@@ -273,10 +254,12 @@ def _measurable(
         except UserError as error:
             skipped[behavior] = str(error).split(":")[0] + "."
     if not kept:
-        n = len(set(fit["base"].groups.tolist()))
+        n = len(split_problems(config)["fit"])
+        more = "give the task more problems" if n < config.n_fit else "sample more with --n-fit"
         raise UserError(
             f"No behavior that annotator {config.annotator!r} tells apart is frequent enough to be tested in {n} "
-            "problems: sample more with --n-fit, or choose another --annotator."
+            f"problems: {more}, or choose another --annotator (grammar for what built-in pairs write, keywords "
+            "for English, form for questions)."
         )
     return replace(config, behaviors=tuple(kept)), skipped
 

@@ -91,10 +91,10 @@ def pool_batch(
 
     seen = nullcontext()
     if not alone:  # interventions edit where they would while the trace is generated
-        ids, real = layout.inputs["input_ids"], layout.inputs["attention_mask"].bool()
-        first = [places[0] % ids.shape[1] for places in layout.places]
-        decided = torch.tensor([at + t.n_prompt - 1 for at, t in zip(first, traces, strict=True)])
-        seen = model.framed(frame_of(model, ids, real, decided))
+        ids, until = layout.inputs["input_ids"], torch.tensor([len(text) for text in texts])
+        real = torch.arange(ids.shape[1]) < until[:, None]
+        decided = torch.tensor([t.n_prompt - 1 for t in traces])
+        seen = model.framed(frame_of(model, ids, real.to(ids.device), decided))
     reading = model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in hooks])
     with seen, reading, suppress(_AllRead):
         model.hf.base_model(**layout.inputs, use_cache=False)

@@ -117,7 +117,8 @@ def config_for(pair: str, seed: int = 0, kind: type[C] = Config, **given: Any) -
     """
     given = {name: value for name, value in given.items() if value is not None}
     main, defaults = issubclass(kind, Config), dict[str, Any]()
-    if pair not in BUILT_IN and not (Path(pair) / "pair.json").is_file():
+    built_in = pair.partition("/")[0] in BUILT_IN and not Path(pair).exists()
+    if not (built_in or pair in BUILT_IN or (Path(pair) / "pair.json").is_file()):
         defaults = REAL_MODEL | (REAL_RUN if main else REAL_PAIR)
         if main and pair in PRESETS and PRESETS[pair].layers:
             defaults["layers"] = PRESETS[pair].layers

@@ -14,6 +14,11 @@ class Progress:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console
 
+    def say(self, sentence: str | None) -> None:
+        """Show a sentence, if there is one."""
+        if self.console is not None and sentence is not None:
+            self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
     @contextmanager
     def bar(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         """Show a bar while the block runs; call what it yields with the units just done."""

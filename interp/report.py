@@ -11,6 +11,7 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from figures import FIGURES, theme
+from interp.verdicts import VERDICTS, too_few_nulls
 
 CAPTIONS = {
     "causal_effects": (
@@ -45,15 +46,6 @@ CAPTIONS = {
     ),
 }
 """Heading and caption of every figure in `figures.FIGURES`."""
-
-VERDICTS = {
-    "causal": "adding and removing the direction both beat their nulls",
-    "readable": "a probe reads the behavior, but adding or removing the direction does not beat "
-    "its null",
-    "absent": "no probe reads the behavior better than its null; where segments are few, that is "
-    "weak evidence",
-}
-"""What each verdict means, strongest first."""
 
 
 def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> str:
@@ -95,38 +87,59 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
 
 def reading(results: Mapping[str, Any]) -> str:
     """One sentence: which behaviors of the base model are causal, readable or absent."""
-    verdicts = {name: entry.get("verdict") for name, entry in results["behaviors"].items()}
-    if not verdicts:
+    entries: Mapping[str, Any] = results["behaviors"]
+    if not entries:
         return "No behavior was frequent enough to be measured."
     pair = "thinking" in (results.get("accuracy") or {"thinking": None})
-    words = {
-        "model": "the base model" if pair else "the model",
-        "when": ", which favors “when”" if pair else "",
-        "how": ", which favors “how”" if pair else "",
-    }
+    model = "the base model" if pair else "the model"
+    few = too_few_nulls(entries)
+    unscored = {name for name, entry in entries.items() if not _scored(entry)}
+    verdicts = {name: entry.get("verdict") for name, entry in entries.items()}
     clauses = []
-    for verdict, meaning in (
-        ("causal", "{model} already carries a direction for {them}{when}"),
+    for verdict, names, meaning in (
+        (
+            "causal",
+            entries,
+            f"{model} already carries a direction for {{them}}"
+            + (", which favors “when”" if pair else ""),
+        ),
         (
             "readable",
-            "{model} represents {them}, but adding or removing the direction does not beat "
-            "its null",
+            entries,
+            f"{model} represents {{them}}, but "
+            + (few or "adding or removing the direction does not beat its null"),
         ),
-        ("absent", "no direction for {them} was found in {model}{how}"),
+        (
+            "absent",
+            entries.keys() - unscored,
+            f"no direction for {{them}} was found in {model}"
+            + (", which favors “how”" if pair else ""),
+        ),
+        (
+            "absent",
+            unscored,
+            "too rare in the report split for a probe to be scored, which is no evidence either way",
+        ),
     ):
         found = [
-            theme.label(name).lower() for name in in_order(verdicts) if verdicts[name] == verdict
+            theme.label(name).lower()
+            for name in in_order(verdicts)
+            if verdicts[name] == verdict and name in names
         ]
         if found:
-            them = "it" if len(found) == 1 else "them"
-            verb = "is" if len(found) == 1 else "are"
-            reason = meaning.format(them=them, **words)
+            verb, them = ("is", "it") if len(found) == 1 else ("are", "them")
+            reason = meaning.format(them=them)
             clauses.append(f"{len(found)} {verb} {verdict} ({', '.join(found)}: {reason})")
     open_ones = sum(verdict not in VERDICTS for verdict in verdicts.values())
     if open_ones:
         clauses.append(f"{open_ones} without a verdict")
     noun = "behavior" if len(verdicts) == 1 else "behaviors"
     return f"Of {len(verdicts)} {noun}, {'; '.join(clauses)}."
+
+
+def _scored(entry: Mapping[str, Any]) -> bool:
+    interval = (entry.get("probe") or {}).get("auroc_ci")
+    return interval is not None and interval[0] is not None
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -23,6 +23,7 @@ from interp.command import (
     stoppable,
 )
 from interp.engine import open_engine
+from interp.verdicts import too_few_nulls
 
 
 def _size(what: str, built_in: int, other: str) -> Any:
@@ -59,7 +60,11 @@ def run(
     n_select: Annotated[int | None, _size("select", 400, "20")] = None,
     n_report: Annotated[int | None, _size("report", 500, "24, questions 150")] = None,
     n_random: Annotated[
-        int | None, typer.Option(min=20, help="Random null directions (default: 100).")
+        int | None,
+        typer.Option(
+            min=20,
+            help="Random null directions; with fewer than 80 nothing is called causal (default: 100).",
+        ),
     ] = None,
     n_points: Annotated[
         int | None,
@@ -143,5 +148,7 @@ def _print_results(results: dict) -> None:
         )
     printer = Console()
     printer.print(table)
+    if few := too_few_nulls(results["behaviors"]):
+        printer.print(f"{few[0].upper()}{few[1:]}: give --n-random 80 or more.", highlight=False)
     for reason in results["not_tested"].values():
         printer.print(f"Not tested: {reason}", highlight=False, markup=False)

@@ -48,6 +48,22 @@ def read_json(path: Path) -> dict:
     return found
 
 
+def _difference(found: dict, asked: dict, most: int = 4) -> str:
+    """What sets a run in a folder apart from the one that was asked for, in words."""
+    if found.keys() != asked.keys():
+        return "of another command or version"
+    if len(asked) == 1:  # of a kind of run, its configuration
+        (kind,) = asked
+        return _difference(found[kind], asked[kind], most)
+    changed = [
+        f"{k} {found[k]!r:.60} instead of {asked[k]!r:.60}"
+        for k in sorted(asked)
+        if found[k] != asked[k]
+    ]
+    more = len(changed) - most
+    return "with " + ", ".join(changed[:most]) + (f", and {more} more" if more > 0 else "")
+
+
 class Run:
     """One run's folder, and where its work is done. `config` names the run: another run's folder is refused."""
 
@@ -57,15 +73,12 @@ class Run:
         if marker.exists():
             found = read_json(marker)
             if found != config:
-                changed = ", ".join(
-                    f"{k} {found.get(k)!r} instead of {config.get(k)!r}"
-                    for k in sorted({*found, *config})
-                    if found.get(k) != config.get(k)
-                )
                 raise UserError(
-                    f"{str(folder)!r} holds another run (with {changed}): choose another --out "
+                    f"{str(folder)!r} holds another run ({_difference(found, config)}): choose another --out "
                     "folder or remove this one."
                 )
+        elif folder.exists() and not folder.is_dir():
+            raise UserError(f"{str(folder)!r} is a file: choose a folder by --out.")
         elif folder.exists() and any(p.name != "run.json.partial" for p in folder.iterdir()):
             raise UserError(
                 f"{str(folder)!r} is not empty and holds no run: choose a new or empty --out folder."

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from interp.config import DivergenceConfig, HybridConfig, config_json, split_problems
+from interp.config import DivergenceConfig, HybridConfig, config_json, shortage, split_problems
 from interp.engine import HERE, Engine
 from interp.errors import UserError
 from interp.pairs import Pair
@@ -39,6 +39,7 @@ class Setup(Generic[C]):
                 "--thinking, or use whenlens run."
             )
         self.pair, self.config, self.progress, self.engine = pair, config, progress, engine
+        progress.say(shortage(config))
         longest = max(
             len(prompt_tokens(pair.base, p.prompt)) for s in self.splits.values() for p in s
         )

@@ -331,7 +331,7 @@ def _generate(max_new_tokens: int, job: Job) -> list[Trace]:
 def read_traces(path: Path) -> list[Trace]:
     """Read what `write_traces` wrote; raises `UserError` on an empty or malformed file."""
 
-    traces, expected = [], "expected JSON lines as written by whenlens; regenerate the file"
+    traces, expected = [], "expected JSON lines as written by whenlens"
     for row in read_rows(path, expected):
         try:
             traces.append(Trace(**{**row.fields, "tokens": tuple(row.fields["tokens"])}))

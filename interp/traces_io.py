@@ -85,7 +85,7 @@ def _trace(
         raise row.fault(
             f"has a text that the tokenizer of {model.name} gives back otherwise, from character {at} on "
             f"({text[at : at + 20]!r} becomes {back[at : at + 20]!r})",
-            "expected text that the model itself could have written; leave the line out or use its own model",
+            "expected text that the model itself could have written, or its own model",
         )
     if set(model.ends) & set(tokens) or not (tokens or stopped):
         given = (
@@ -114,5 +114,5 @@ def _check_segments(model: Model, row: Row, trace: Trace) -> None:
     ):
         raise row.fault(
             f"has a text that cannot be cut into sentences of whole tokens of {model.name}",
-            "expected sentences that begin and end with a token; leave the line out",
+            "expected sentences that begin and end with a token",
         )

@@ -109,7 +109,7 @@ def measure(layer, vectors, problems):
     with intervene(model, Add(rows, layer, DOSE, unit[layer])):
         made = generate(
             model, problems * len(vectors), texts.grade,
-            seed=SEED, max_new_tokens=N_NEW, batch_size=64,
+            seed=SEED, max_new_tokens=N_NEW, batch_size=128, share_prompts=True,
         )  # fmt: skip
     labels = [[s.behavior for s in row if s.behavior] for row in segment_all(model, made, "form")]
     counts = np.array([[row.count("question") for row in labels], [len(row) for row in labels]], float)

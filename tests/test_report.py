@@ -78,6 +78,25 @@ def test_reading_names_every_behavior_under_its_verdict(results):
     assert sentence.count(".") == 1
 
 
+def test_reading_blames_too_few_nulls_and_not_the_null(results):
+    few = copy.deepcopy(results)
+    for entry in few["behaviors"].values():
+        entry["verdict"] = "readable"
+        for kind in ("addition", "ablation"):
+            entry[kind]["n_null"] = 40
+    assert "nothing is called causal beside 40 null directions" in reading(few)
+    assert "does not beat its null" in reading(results)
+    assert "does not beat its null" not in reading(few)
+
+
+def test_a_behavior_whose_probe_was_never_scored_speaks_for_neither_side(results):
+    unscored = copy.deepcopy(results)
+    unscored["behaviors"]["deduction"]["probe"]["auroc_ci"] = None
+    assert "how" in reading(results)
+    assert "how" not in reading(unscored)
+    assert "1 is absent (deduction: too rare in the report split" in reading(unscored)
+
+
 def test_reading_of_no_behavior_says_so(results):
     assert "No behavior" in reading({**results, "behaviors": {}})
 

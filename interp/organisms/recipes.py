@@ -105,13 +105,13 @@ def train_organism(name: str, out: Path, progress: Progress) -> Path:
     recipes = {"countdown-rl": _train_rl, "countdown-distilled": _train_distilled}
     if name not in recipes:
         raise unknown_name("organism", name, recipes)
+    (out / name).mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = build_model(**SHAPE)
     model.to(device)
     model.set_attn_implementation("eager")  # short texts: half the time of the fused backward
     problems = list(Countdown().problems(held_out=False))
     recipes[name](model, problems, out / name, progress)
-    (out / name).mkdir(parents=True, exist_ok=True)
     write_json(out / name / "pair.json", {"prompt": CAREFUL})
     return out / name
 

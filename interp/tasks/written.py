@@ -147,7 +147,7 @@ def _task(
         if same.data["answer"] != answer:
             raise row.fault(
                 f"asks what line {places[same.id].number} asks, with another answer",
-                "expected one answer to one question; remove one of the two",
+                "expected one answer to one question",
             )
         if problem.id in problems:
             raise row.fault(

@@ -14,7 +14,7 @@ from interp.causal import ArmResult
 from interp.causal_subject import Subject
 from interp.config import Config, asked_problems
 from interp.decisions import DecisionPoints
-from interp.pairs import Pair
+from interp.pairs import MODELS, Pair
 from interp.pipeline import make_traces, read_activations
 from interp.progress import Progress
 from interp.readings import random_vectors, residuals, shuffled_vectors
@@ -23,7 +23,6 @@ from interp.tasks import load_task
 from interp.traces import generate
 from interp.types import Problem, Segment, Trace
 
-MODELS = ("base", "thinking")
 READING = (("before", "matched"),)
 
 

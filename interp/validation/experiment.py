@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from interp.config import Config, config_json
+from interp.config import Config, config_json, shortage
 from interp.errors import UserError, unknown_name
 from interp.models import Model
-from interp.pairs import Pair, load_pair
+from interp.pairs import MODELS, Pair, load_pair
 from interp.progress import Progress
 from interp.runs import Run, read_json, write_json
 from interp.types import BEHAVIORS, Trace
-from interp.validation.bench import MODELS, Bench
+from interp.validation.bench import Bench
 from interp.validation.candidates import CandidateDirection, read_candidates
 from interp.validation.evidence import Evidence
 from interp.validation.gates import Gate, Thresholds
@@ -92,6 +92,7 @@ def run_validation(
             raise unknown_name("direction", only, names)
     folder, which = split_model(model, pair)
     config = config or Config(pair=folder, n_null_problems=N_NULL_PROBLEMS)
+    progress.say(shortage(config))
     loaded = load_pair(folder, config.thinking, template=config.template)
     own: Model = getattr(loaded, which)
     # Of a file for both models, those of the other one are not on trial.

@@ -7,7 +7,7 @@ import pytest
 
 from interp.activations import collect
 from interp.behaviors import segment_all
-from interp.causal import beside_null, over_choices
+from interp.causal import over_choices, specific
 from interp.causal_stage import CausalTest
 from interp.config import Config, Material, split_problems
 from interp.pairs import load_pair
@@ -81,23 +81,35 @@ def test_causal_p_values_on_shuffled_labels_are_small_at_most_eight_percent_of_t
     behavior, layers = "subgoal-setting", range(test.model.n_layers)
     i = test.behaviors.index(behavior)
 
-    def p_value(vectors):
+    def beaten(vectors):
+        """Whether each null, in its turn, does at least as well as the direction on trial."""
         real, _ = test.arm("real", vectors, i)
-        dose = real.candidate.dose
-        nulls = test.null_arms("random", test.random, i, dose, test.random_effects)
-        proxies = test.proxies([real, *nulls])
-        null, seen = (
-            over_choices(np.swapaxes(found, -1, -2), test.report_at)
-            for found in (np.stack([proxies[arm.name] for arm in nulls]), proxies[real.name])
-        )
-        return beside_null(seen, null, i, test.sign)["p_value"]
+        for part in np.array_split(np.arange(len(test.random)), 5):
+            known = None if test.random_effects is None else test.random_effects[part]
+            nulls = test.null_arms("random", test.random[part], i, real.candidate.dose, known)
+            proxies = test.proxies([real, *nulls])
+            null, seen = (
+                over_choices(np.swapaxes(found, -1, -2), test.report_at)
+                for found in (np.stack([proxies[arm.name] for arm in nulls]), proxies[real.name])
+            )
+            scores = specific(null, i, test.sign)
+            yield from scores >= specific(seen, i, test.sign)
+
+    def small(vectors, level):
+        """Whether p <= level; nulls that cannot change that any more are not tried."""
+        most, n = level * (len(test.random) + 1) - 1 + 1e-9, 0
+        for null_is_as_good in beaten(vectors):
+            n += null_is_as_good
+            if n > most:
+                return False
+        return True
 
     real = fitted_vectors(store, store.labels == behavior, layers, READINGS)
-    assert p_value(real) <= 0.02
+    assert small(real, 0.02)
     # A run on shuffled labels draws its nulls from what those labels leave unexplained.
     labels = shuffle_labels(store.labels, store.groups, 77)
     test.draw_nulls(replace(store, labels=labels))
     shuffled = [
         shuffled_vectors(store, [behavior], layers, READINGS, seed)[behavior] for seed in range(200)
     ]
-    assert np.mean([p_value(vectors) <= 0.05 for vectors in shuffled]) <= 0.08
+    assert np.mean([small(vectors, 0.05) for vectors in shuffled]) <= 0.08

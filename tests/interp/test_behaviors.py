@@ -171,9 +171,10 @@ def test_an_unknown_label_is_refused(label, message):
         annotate(PARTS, lambda sentences: [None, label, None])
 
 
-def test_an_unknown_annotator_names_the_nearest(tiny):
-    with pytest.raises(UserError, match="did you mean grammar"):
-        segment_all(tiny, [trace_of(tiny, [1], [7, 12], True)], "gramar")
+def test_an_unknown_annotator_names_the_nearest_even_without_traces(tiny):
+    for traces in ([trace_of(tiny, [1], [7, 12], True)], []):
+        with pytest.raises(UserError, match="did you mean grammar"):
+            segment_all(tiny, traces, "gramar")
 
 
 @pytest.mark.parametrize("table", [(20, 5, 10, 15), (1, 0, 0, 1), (3, 4, 5, 0), (0, 6, 6, 0)])

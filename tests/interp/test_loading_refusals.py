@@ -85,7 +85,7 @@ def test_an_index_of_lists_is_one_sentence(folder):
 def test_an_adapter_of_itself_is_one_sentence(folder):
     named = {"base_model_name_or_path": str(folder)}
     (folder / "adapter_config.json").write_text(json.dumps(named))
-    with pytest.raises(UserError, match="does not name its base"):
+    with pytest.raises(UserError, match="stands on itself"):
         load_model(folder, device="cpu")
 
 
@@ -98,6 +98,22 @@ def test_a_chat_template_that_asks_nothing_is_one_sentence(folder, template, fau
     with pytest.raises(UserError, match=f"{fault}.*give another by --template"):
         load_pair(str(folder), device="cpu")
     assert load_pair(str(folder), device="cpu", template="{problem}").alone
+
+
+def test_a_gpu_that_is_not_there_is_not_the_checkpoints_fault(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for asked in ({"device": "cuda"}, {"device_map": "cuda:0"}, {"device_map": {"": 0}}):
+        with pytest.raises(UserError, match="asks for a GPU, and PyTorch sees none"):
+            load_model(folder, **asked)
+
+
+def test_adapters_that_name_each_other_are_refused(tmp_path):
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "adapter_config.json"
+        path.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / other)}))
+    with pytest.raises(UserError, match="stands on itself"):
+        load_model(tmp_path / "a")
 
 
 def test_an_unknown_device_is_one_sentence(folder):

@@ -1,6 +1,7 @@
 """Models, pairs and directions load as what they are, or say why not."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from interp.interventions import forward
 from interp.models import left_pad, load_model, mean_norm, positions_of
 from interp.organisms.checkpoints import build_tokenizer
 from interp.organisms.corpus import VOCABULARY
-from interp.pairs import check_pair, load_pair
+from interp.pairs import check_pair, load_pair, model_place
 from interp.traces import prompt_tokens
 
 SEQUENCES = [[1, 40, 41, 42], [1, 50], [1, *range(30, 70)], [1]]
@@ -148,6 +149,35 @@ def test_an_unknown_pair_names_the_nearest():
         load_pair("countdown-lr")
 
 
+def test_a_built_in_pair_lends_either_of_its_models(tiny_folder, tmp_path):
+    own = load_pair("countdown-rl", device="cpu")
+    for base, thinking in (
+        ("countdown-rl", "countdown-rl/thinking"),
+        ("countdown-rl/base", "countdown-rl"),
+        ("countdown-rl", "countdown-rl"),
+    ):
+        found = load_pair(base, thinking, device="cpu")
+        for which in ("base", "thinking"):
+            mine, theirs = getattr(found, which), getattr(own, which)
+            assert (mine.name, mine.fingerprint) == (theirs.name, theirs.fingerprint)
+    swapped = load_pair("countdown-rl", "countdown-rl/base", device="cpu")
+    assert swapped.thinking.fingerprint == own.base.fingerprint and swapped.prompt == own.prompt
+    alone = load_pair("countdown-rl/thinking", device="cpu")
+    assert alone.alone and alone.base.fingerprint == own.thinking.fingerprint
+    with pytest.raises(
+        UserError, match="'countdown-rl' is a pair, expected one model: .*/thinking"
+    ):
+        model_place("countdown-rl")
+    with pytest.raises(UserError, match="did you mean smollm2"):
+        load_pair("countdown-rl", "smolm2")
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_a_temperature_is_a_finite_number_above_zero(temperature):
+    with pytest.raises(UserError, match="expected a finite number above 0"):
+        load_pair("countdown-rl", temperature=temperature)
+
+
 def direction(model, behavior="verification", **changes):
     seed = sum(map(ord, behavior + model.name))
     vector = torch.from_numpy(np.random.default_rng(seed).normal(size=32)).float()
@@ -210,6 +240,17 @@ def test_a_missing_direction_names_the_nearest(tiny):
     given = DirectionSet.of([direction(tiny)])
     with pytest.raises(UserError, match="did you mean verification/tiny"):
         given["verificaton", "tiny"]
+    with pytest.raises(
+        UserError, match=r"'verification' was asked for, .*\('verification', 'tiny'\)"
+    ):
+        given["verification"]
+
+
+def test_a_file_of_directions_is_for_whom_other_files_are(tiny, tmp_path):
+    DirectionSet.of([direction(tiny)]).save(tmp_path / "d.safetensors")
+    (tmp_path / "other").write_text("")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_direction_fits_only_its_own_coordinates(tiny, sharp):

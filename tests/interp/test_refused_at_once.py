@@ -3,11 +3,13 @@
 import pytest
 
 from interp.cli import app
-from interp.config import Config, DivergenceConfig, HybridConfig, split_problems
+from interp.config import Config, DivergenceConfig, HybridConfig, shortage, split_problems
 from interp.errors import UserError
+from interp.organisms.recipes import train_organism
 from interp.pairs import Pair, load_pair
 from interp.pipeline import run_main_job
 from interp.progress import Progress
+from interp.runs import Run
 from interp.setup import Setup
 
 
@@ -51,6 +53,44 @@ def test_a_task_too_small_to_split_is_refused_before_models_are_loaded(tmp_path)
     path.write_text('{"prompt": "1 + 1", "answer": "2"}\n')
     with pytest.raises(UserError, match="has 1 problems, expected at least 5"):
         split_problems(Config("countdown-rl", task=str(path)))
+
+
+def test_a_task_with_fewer_problems_than_splits_may_have_is_told(tmp_path):
+    path = tmp_path / "some.jsonl"
+    path.write_text("".join(f'{{"prompt": "{n} + 1", "answer": "{n + 1}"}}\n' for n in range(40)))
+    found = {name: len(some) for name, some in split_problems(Config("x", task=str(path))).items()}
+    assert sum(found.values()) == 40
+    enough = {f"n_{name}": n for name, n in found.items()}
+    assert shortage(Config("x", task=str(path), **enough)) is None
+    told = shortage(Config("x", task=str(path), **enough | {"n_fit": 30, "n_report": 600}))
+    assert told is not None and "has 40 problems, shared out 30% / 20% / 50%" in told
+    assert told.endswith(f"{found['fit']} of 30 to fit, {found['report']} of 600 to report.")
+
+
+@pytest.mark.parametrize("given", ["a", "a\nb"])
+def test_a_file_is_no_folder_to_train_or_to_run_in(given, tmp_path, monkeypatch):
+    monkeypatch.setattr("interp.organisms.recipes.build_model", None)
+    path = tmp_path / given
+    path.write_text("mine")
+    with pytest.raises(OSError):
+        train_organism("countdown-rl", path, Progress())
+    with pytest.raises(UserError, match="is a file: choose a folder"):
+        Run(path, {})
+    assert path.read_text() == "mine"
+
+
+def test_another_run_is_told_by_what_sets_it_apart(tmp_path):
+    asked = {"kind": {letter: 1 for letter in "abcdefg"}}
+    Run(tmp_path, asked)
+    with pytest.raises(UserError, match="of another command or version"):
+        Run(tmp_path, {"a": 1})
+    with pytest.raises(UserError, match=r"with b 1 instead of 2\): choose another --out"):
+        Run(tmp_path, {"kind": asked["kind"] | {"b": 2}})
+    with pytest.raises(
+        UserError, match=r"with a 1 instead of 2, .*, d 1 .*, and 3 more\)"
+    ) as caught:
+        Run(tmp_path, {"kind": dict.fromkeys("abcdefg", 2)})
+    assert "e 1" not in str(caught.value)
 
 
 def test_a_model_says_in_a_line_what_it_is(tiny):
