@@ -90,7 +90,7 @@ def specificity_heatmap(results: Mapping[str, Any]) -> go.Figure:
     fig.update_layout(
         template=theme.TEMPLATE,
         width=330 + 95 * len(columns),
-        height=max(260, 140 + 58 * len(names)),
+        height=max(300, 140 + 58 * len(names)),
         margin={"t": 20, "b": 80},
     )
     return fig

@@ -35,7 +35,10 @@ class Layout:
 
 
 def padded(model: Model, texts: Sequence[Sequence[int]]) -> Layout:
-    """A text a row, with padding on the right, where no token sees it: without a mask, which is the length's square."""
+    """A text a row, with padding on the right, where no token sees it.
+
+    So it takes no mask, which would be as large as the square of the longest text.
+    """
     rows = [torch.tensor(list(text)) for text in texts]
     ids = pad_sequence(rows, batch_first=True, padding_value=model.tokenizer.pad_token_id or 0)
     begins = range(0, ids.numel(), ids.shape[1])
