@@ -144,11 +144,7 @@ def test_added_tokens_are_left_out_and_said_to_be(tmp_path):
     assert "hybrid" not in found["sources"]
 
 
-def refused(out: Path, *more: str) -> str:
-    return small.refused(start(out, *more))
-
-
-def test_other_vocabularies_are_one_sentence(tmp_path):
+def test_other_vocabularies_are_one_sentence(tmp_path, said):
     pair = rl_pair(tmp_path / "mixed")
     path = pair / "thinking" / "tokenizer.json"
     content = json.loads(path.read_text())
@@ -156,12 +152,12 @@ def test_other_vocabularies_are_one_sentence(tmp_path):
     names = list(vocab)
     content["model"]["vocab"] = dict(zip(names, [*list(vocab.values())[1:], 0], strict=True))
     path.write_text(json.dumps(content))
-    assert "share" in refused(tmp_path / "out", "--pair", str(pair))
+    assert "share" in said("diverge", "--pair", pair, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_budget_shorter_than_the_prompt_is_one_sentence(tmp_path):
-    found = refused(tmp_path / "out", "--max-tokens", "5")
+def test_a_budget_shorter_than_the_prompt_is_one_sentence(tmp_path, said):
+    found = said("diverge", "--max-tokens", 5, "--out", tmp_path / "out")
     assert "budget of 5 tokens" in found and "--max-tokens" in found
 
 
@@ -170,6 +166,5 @@ def test_a_pair_that_never_differs_is_one_sentence(tmp_path):
     base = weights_folder("countdown-rl") / "base"
     for name in ("base", "thinking"):
         shutil.copytree(base, tmp_path / "same" / name)
-    assert "choose a pair that differs" in refused(
-        tmp_path / "out", "--pair", str(tmp_path / "same")
-    )
+    process = start(tmp_path / "out", "--pair", str(tmp_path / "same"))
+    assert "choose a pair that differs" in small.refused(process)

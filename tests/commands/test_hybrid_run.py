@@ -131,12 +131,8 @@ def test_on_the_distilled_pair_vectors_recover_little_and_tokens_all(tmp_path):
     assert value(found, "thinking-token") >= 0.8
 
 
-def refused(out: Path, *more: str) -> str:
-    return small.refused(start(out, *more))
-
-
-def test_a_budget_shorter_than_the_prompt_is_one_sentence(tmp_path):
-    found = refused(tmp_path / "out", "--max-tokens", "5")
+def test_a_budget_shorter_than_the_prompt_is_one_sentence(tmp_path, said):
+    found = said("hybrid", "--max-tokens", 5, "--out", tmp_path / "out")
     assert "budget of 5 tokens" in found and "--max-tokens" in found
     assert not (tmp_path / "out").exists()
 
@@ -145,13 +141,13 @@ def test_a_budget_shorter_than_the_prompt_is_one_sentence(tmp_path):
 def test_a_pair_that_never_differs_is_one_sentence(tmp_path):
     base = weights_folder("countdown-rl") / "base"
     pair = copy_pair(tmp_path / "same", base, base)
-    assert "nothing to steer" in refused(tmp_path / "out", "--pair", str(pair))
+    assert "nothing to steer" in small.refused(start(tmp_path / "out", "--pair", str(pair)))
 
 
-def test_other_vocabularies_are_one_sentence(tmp_path):
+def test_other_vocabularies_are_one_sentence(tmp_path, said):
     folder = weights_folder("countdown-rl")
     pair = copy_pair(tmp_path / "mixed", folder / "base", folder / "thinking")
     path = pair / "thinking" / "tokenizer.json"
     words = path.read_text().replace('"reach"', '"?"').replace('"with"', '"reach"')
     path.write_text(words.replace('"?"', '"with"'))
-    assert "vocabularies" in refused(tmp_path / "out", "--pair", str(pair))
+    assert "vocabularies" in said("hybrid", "--pair", pair, "--out", tmp_path / "out")

@@ -1,7 +1,6 @@
 """`whenlens validate`: shipped directions get a card that passes, others are told from them or refused."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from interp.cli import main
 from interp.pairs import BUILT_IN, weights_folder
 from tests.commands import small
 from tests.commands.small import finish
@@ -85,18 +83,7 @@ def changed(path: Path, **fields: str) -> Path:
     return path
 
 
-def said(monkeypatch, capsys, *arguments: str) -> str:
-    """What the command says when it refuses."""
-    monkeypatch.setattr(sys, "argv", ["whenlens", "validate", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 2
-    return " ".join(capsys.readouterr().err.split())
-
-
-def test_what_does_not_belong_in_the_model_is_refused_with_the_difference(
-    tmp_path, monkeypatch, capsys
-):
+def test_what_does_not_belong_in_the_model_is_refused_with_the_difference(tmp_path, said):
     other = changed(tmp_path / "other.safetensors", model_fingerprint="f" * 64)
     words = changed(tmp_path / "words.safetensors", tokenizer_hash="0" * 64)
     wide, plain = tmp_path / "wide.npy", tmp_path / "plain.npy"
@@ -119,7 +106,7 @@ def test_what_does_not_belong_in_the_model_is_refused_with_the_difference(
         "countdown-distilled --model countdown-distilled/base": ("No directions are shipped",),
     }
     for arguments, words_ in cases.items():
-        found = said(monkeypatch, capsys, *arguments.split(), "--out", str(out))
+        found = said("validate", *arguments.split(), "--out", out)
         assert all(w in found for w in words_), (arguments, found)
         assert "Traceback" not in found
     assert not out.exists()
