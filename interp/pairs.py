@@ -100,13 +100,16 @@ def model_place(spec: str, which: str | None = None) -> tuple[str, str]:
     `spec` is anything that `load_model` takes, a preset, or `PAIR/base` or `PAIR/thinking` of a built-in pair. Of
     a pair it is the model `which`; raises `UserError` where that is not said, and where nothing is called so.
     """
-    base, thinking, _ = _places(spec)
+    return _one_of(_places(spec), spec, which)
+
+
+def _one_of(places: tuple[str, str | None, str], spec: str, which: str | None) -> tuple[str, str]:
+    base, thinking, _ = places
     if thinking is None:
         return base, _model_name(spec)
     if which is None:
-        raise UserError(
-            f"{spec!r} is a pair, expected one model: give {spec}/base or {spec}/thinking."
-        )
+        own = (base, thinking) if spec in PRESETS else (f"{spec}/{part}" for part in MODELS)
+        raise UserError(f"{spec!r} is a pair, expected one model: give {' or '.join(own)}.")
     return (base if which == "base" else thinking), f"{_model_name(spec)}/{which}"
 
 
@@ -135,24 +138,24 @@ def load_pair(
         raise UserError(
             f"Temperature {temperature} was given, expected a finite number above 0: try 0.7 or 1."
         )
-    _, own, prompt = _places(base)
-    if thinking is None and own is not None:
-        thinking = base
-    places = [model_place(base, "base")]
+    own = _places(base)
+    places = [_one_of(own, base, "base")]
     if thinking is not None:
         places.append(model_place(thinking, "thinking"))
-        if places[0][1] == places[1][1]:
-            places = [
-                (at, f"{called}/{part}") for (at, called), part in zip(places, MODELS, strict=True)
-            ]
+    elif own[1] is not None:
+        places.append(_one_of(own, base, "thinking"))
+    if len({called for _, called in places}) < len(places):
+        places = [
+            (at, f"{called}/{part}") for (at, called), part in zip(places, MODELS, strict=True)
+        ]
     loaded = [load_model(at, called, device, device_map=device_map) for at, called in places]
     first, second = loaded[0], loaded[-1]
-    if thinking is not None:
+    if second is not first:
         check_pair(first, second)
     for model in (first, second):
         model.template = chat_template(second) if template is None else template
         model.temperature = temperature
-    return Pair(Path(base).name, first, second, prompt)
+    return Pair(Path(base).name, first, second, own[2])
 
 
 def _places(name: str) -> tuple[str, str | None, str]:

@@ -168,6 +168,8 @@ def test_a_built_in_pair_lends_either_of_its_models(tiny_folder, tmp_path):
         UserError, match="'countdown-rl' is a pair, expected one model: .*/thinking"
     ):
         model_place("countdown-rl")
+    with pytest.raises(UserError, match="give Qwen/Qwen2.5-7B or Open-Reasoner-Zero/"):
+        model_place("orz-7b")
     with pytest.raises(UserError, match="did you mean smollm2"):
         load_pair("countdown-rl", "smolm2")
 
