@@ -13,6 +13,8 @@ MOST_LAYERS = 8
 """Models with no more layers are searched in all of them."""
 SHARES = {"fit": 0.3, "select": 0.2, "report": 0.5}
 """How a task's problems are shared out."""
+ENOUGH = 0.9
+"""Share of the problems that a split may have of which nothing is said."""
 MIN_PROBLEMS = 5
 """Problems of a task that can be split in three."""
 N_LAYERS_TRIED = 6
@@ -145,9 +147,9 @@ def _limits(config: PairConfig) -> dict[str, int]:
 
 
 def shortage(config: PairConfig) -> str | None:
-    """A sentence where the task has fewer problems than its splits may have; None where there are enough."""
+    """A sentence where the task has clearly fewer problems than a split may have; None where there are enough."""
     limits, splits = _limits(config), split_problems(config)
-    short = [n for n, problems in splits.items() if len(problems) < limits[n]]
+    short = [n for n, problems in splits.items() if len(problems) < ENOUGH * limits[n]]
     if not short:
         return None
     told = ", ".join(f"{len(splits[n])} of {limits[n]} to {n}" for n in short)

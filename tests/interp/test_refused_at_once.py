@@ -62,6 +62,7 @@ def test_a_task_with_fewer_problems_than_splits_may_have_is_told(tmp_path):
     assert sum(found.values()) == 40
     enough = {f"n_{name}": n for name, n in found.items()}
     assert shortage(Config("x", task=str(path), **enough)) is None
+    assert shortage(Config("countdown-rl")) is None  # 392 of 400
     told = shortage(Config("x", task=str(path), **enough | {"n_fit": 30, "n_report": 600}))
     assert told is not None and "has 40 problems, shared out 30% / 20% / 50%" in told
     assert told.endswith(f"{found['fit']} of 30 to fit, {found['report']} of 600 to report.")
