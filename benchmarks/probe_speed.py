@@ -31,6 +31,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from turns import Row, Setting
 
+from interp.engine.work import one_pace
 from probes import auroc, grouped_folds, logistic_sweep
 
 N_GROUPS = 200
@@ -131,16 +132,14 @@ def sweep(setting: Setting) -> list[Row]:
 
     On one thread each: two threads of its own make the loop several times slower beside torch's.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     d_model = setting.model.d_model
     layer, y, group = synthetic(N_LAYERS, N_SEGMENTS, d_model, N_BEHAVIORS)
     folds = stratified(y, group, N_FOLDS)
-    ours, loop, apart = compare(layer, N_LAYERS, y, folds, N_TIMED, 1)
+    with one_pace(1):
+        ours, loop, apart = compare(layer, N_LAYERS, y, folds, N_TIMED, 1)
+        numbers, took = growth(N_SEGMENTS, d_model, N_BEHAVIORS, N_FOLDS)
     setting.console.print(f"  sweep: {ours[0]:.1f} s, the loop {loop[0]:.1f} s", highlight=False)
     fits = f"sweep, {N_LAYERS} x {N_BEHAVIORS} x {N_FOLDS} fits"
-    numbers, took = growth(N_SEGMENTS, d_model, N_BEHAVIORS, N_FOLDS)
-    torch.set_num_threads(before)
     return [
         Row("scikit-learn's loop", fits, [loop[0] / ours[0]], ">= 10",
             f"{loop[1] / ours[1]:.1f} in CPU seconds"),

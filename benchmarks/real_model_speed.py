@@ -31,7 +31,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,7 +47,7 @@ from turns import Row, Setting, machine, ratios
 from interp.activations import collect
 from interp.interventions import Ablate, Add, intervene
 from interp.layout import padded
-from interp.models import Model, load_model
+from interp.models import Model, left_pad, load_model
 from interp.pooling import READS, hook_name, pool_batch, read_span
 from interp.traces import decode
 from interp.types import Segment, Trace
@@ -230,8 +229,7 @@ def generation(s: Setting) -> list[Row]:
     """Steered and unsteered decoding, and Hugging Face's."""
     model, prompts = endless(s.model), prompts_of(N_ROWS, 2 * SEGMENT)
     draws = torch.rand(N_ROWS, N_NEW, generator=torch.Generator().manual_seed(0)).double()
-    batch = inputs(model, texts(N_ROWS, 2 * SEGMENT)[0])
-    batch.pop("position_ids")
+    ids, real = left_pad(prompts, 0, model.device)
     vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(1))
 
     def ours(uniforms: torch.Tensor | None, steered: bool = False) -> list[list[int]]:
@@ -242,9 +240,14 @@ def generation(s: Setting) -> list[Row]:
     @torch.no_grad()
     def theirs(how: dict) -> list[list[int]]:
         said = s.plain.generate(
-            **batch, max_new_tokens=N_NEW, eos_token_id=None, pad_token_id=0, **how
+            input_ids=ids,
+            attention_mask=real.long(),
+            max_new_tokens=N_NEW,
+            eos_token_id=None,
+            pad_token_id=0,
+            **how,
         )
-        return said[:, batch["input_ids"].shape[1] :].tolist()
+        return said[:, ids.shape[1] :].tolist()
 
     same = np.mean([a == b for a, b in zip(ours(None), theirs(GREEDY), strict=True)])
     took = s.in_turn(
@@ -286,9 +289,9 @@ def scaling(s: Setting) -> list[Row]:
 
         return work
 
-    @torch.no_grad()
-    def plain(length: int) -> None:
-        s.plain.base_model(**inputs(s.model, texts(8, length)[0]), use_cache=False)
+    def plain(length: int) -> Callable[[], object]:
+        batch = inputs(s.model, texts(8, length)[0])
+        return torch.no_grad()(lambda: s.plain.base_model(**batch, use_cache=False))
 
     def exponents(name: str, works: dict[int, Callable[[], object]], x: Sequence[float]) -> Row:
         works[min(works)]()  # warm
@@ -297,14 +300,15 @@ def scaling(s: Setting) -> list[Row]:
         slopes = [
             np.polyfit(np.log(x), np.log(turn), 1)[0] for turn in zip(*took.values(), strict=True)
         ]
-        beyond = beyond_constant([statistics.median(turns) for turns in took.values()])
+        seconds = [statistics.median(turns) for turns in took.values()]
+        beyond = beyond_constant(seconds) if list(works) == list(x) else ""
         return Row(name, f"its work: {', '.join(map(str, works))}", slopes, "<= 1.05", beyond)
 
     depths = [layers // 10 * n for n in (1, 2, 4, 8)]
     costs: dict[str, dict[int, Callable[[], object]]] = {
         "reading, traces": {n: read(n) for n in (16, 32, 64, 128)},
         "reading, length": {n: read(8, n) for n in LENGTHS},
-        "Hugging Face's forward, length": {n: partial(plain, n) for n in LENGTHS},
+        "Hugging Face's forward, length": {n: plain(n) for n in LENGTHS},
         "reading, layers": {n: read(upto=n) for n in depths},
         "decoding, rows": {n: say(n) for n in (8, 16, 32, 64)},
         "decoding, new tokens": {n: say(n_new=n) for n in (16, 32, 64, 128)},

@@ -39,7 +39,7 @@ def padded(model: Model, texts: Sequence[Sequence[int]]) -> Layout:
 
     So it takes no mask, which would be as large as the square of the longest text.
     """
-    rows = [torch.tensor(list(text)) for text in texts]
+    rows = [torch.tensor(list(text), dtype=torch.long) for text in texts]
     ids = pad_sequence(rows, batch_first=True, padding_value=model.tokenizer.pad_token_id or 0)
     begins = range(0, ids.numel(), ids.shape[1])
     return Layout(

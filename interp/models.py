@@ -219,7 +219,7 @@ def load_model(
     except RuntimeError as error:
         raise UserError(f"Unknown device {place!r}: give cpu, cuda or cuda:NUMBER.") from error
     parts = list(device_map.values()) if isinstance(device_map, dict) else [device_map or place]
-    gpus = [part for part in parts if isinstance(part, int) or "cuda" in part]
+    gpus = [part for part in map(str, parts) if part.startswith("cuda")]
     if gpus and not torch.cuda.is_available():
         raise UserError(
             f"{gpus[0]!r} asks for a GPU, and PyTorch sees none here: leave it out, or give cpu."

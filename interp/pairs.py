@@ -8,12 +8,10 @@ from pathlib import Path
 from interp.errors import UserError, unknown_name
 from interp.loading import DeviceMap, looks_remote
 from interp.models import PROBLEM, Model, chat_template, load_model
-from interp.presets import BUILT_IN, PRESETS
+from interp.presets import BUILT_IN, MODELS, PRESETS, split_name
 from interp.runs import read_json
 from interp.vocabulary import shared_vocabulary
 
-MODELS = ("base", "thinking")
-"""The two models of a pair."""
 SHARED_PAD = 0
 """Padding where both models read one batch: never seen, but each has to have a row for it, and a pad token
 added to one tokenizer may lie beyond the other's embedding."""
@@ -108,8 +106,9 @@ def _one_of(places: tuple[str, str | None, str], spec: str, which: str | None) -
     if thinking is None:
         return base, _model_name(spec)
     if which is None:
-        own = (base, thinking) if spec in PRESETS else (f"{spec}/{part}" for part in MODELS)
-        raise UserError(f"{spec!r} is a pair, expected one model: give {' or '.join(own)}.")
+        raise UserError(
+            f"{spec!r} is a pair, expected one model: give {spec}/base or {spec}/thinking."
+        )
     return (base if which == "base" else thinking), f"{_model_name(spec)}/{which}"
 
 
@@ -155,20 +154,25 @@ def load_pair(
     for model in (first, second):
         model.template = chat_template(second) if template is None else template
         model.temperature = temperature
-    return Pair(Path(base).name, first, second, own[2])
+    name = base if split_name(base)[1] else Path(base).name
+    return Pair(name, first, second, own[2])
 
 
 def _places(name: str) -> tuple[str, str | None, str]:
     """Where the models of a pair are, and the pair's prompt; one place for a model that stands alone."""
+    pair, which = split_name(name)
+    if which is not None:
+        own = _places(pair)
+        one = own[MODELS.index(which)]
+        if one is None:
+            raise UserError(f"{pair} stands alone and has no {which} model: give {pair}.")
+        return one, None, own[2]
     folder = Path(name)
-    pair, _, which = name.partition("/")
-    if pair in BUILT_IN and which in MODELS and not folder.exists():
-        return str(weights_folder(pair) / which), None, Pair.prompt
     if name in BUILT_IN:
         folder = weights_folder(name)
     elif name in PRESETS:
         return PRESETS[name].where(), PRESETS[name].thinking, Pair.prompt
-    elif not (folder / "base").is_dir():
+    elif not (folder / "base").is_dir() or _is_one(folder):
         if folder.exists() or looks_remote(name):
             return name, None, Pair.prompt
         if len(folder.parts) > 1:
@@ -180,6 +184,10 @@ def _places(name: str) -> tuple[str, str | None, str]:
     words = folder / "pair.json"
     prompt = read_json(words).get("prompt") if words.is_file() else None
     return str(folder / "base"), str(folder / "thinking"), str(prompt or Pair.prompt)
+
+
+def _is_one(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
 def _model_name(spec: str) -> str:

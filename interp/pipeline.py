@@ -13,7 +13,15 @@ from interp import causal_stage
 from interp.activations import ActivationStore, Lazy, collect
 from interp.behaviors import labels_of, segment_all
 from interp.causal import MIN_PROBLEMS
-from interp.config import Config, Material, config_json, layers_tried, shortage, split_problems
+from interp.config import (
+    ENOUGH,
+    Config,
+    Material,
+    config_json,
+    layers_tried,
+    shortage,
+    split_problems,
+)
 from interp.directions import Direction, DirectionSet
 from interp.engine import HERE, Engine
 from interp.errors import UserError, unknown_name
@@ -255,7 +263,8 @@ def _measurable(
             skipped[behavior] = str(error).split(":")[0] + "."
     if not kept:
         n = len(split_problems(config)["fit"])
-        more = "give the task more problems" if n < config.n_fit else "sample more with --n-fit"
+        enough = n >= ENOUGH * config.n_fit
+        more = "sample more with --n-fit" if enough else "take a task with more problems"
         raise UserError(
             f"No behavior that annotator {config.annotator!r} tells apart is frequent enough to be tested in {n} "
             f"problems: {more}, or choose another --annotator (grammar for what built-in pairs write, keywords "

@@ -13,6 +13,8 @@ from interp.tasks import Questions
 
 C = TypeVar("C", bound=PairConfig)
 BUILT_IN = ("countdown-rl", "countdown-distilled")
+MODELS = ("base", "thinking")
+"""The two models of a pair."""
 REAL_MODEL: dict[str, Any] = {"task": "gsm_symbolic", "annotator": "keywords"}
 """What differs for models that are not built in."""
 REAL_RUN: dict[str, Any] = {
@@ -109,6 +111,16 @@ PRESETS = {
 }  # fmt: skip
 
 
+def split_name(spec: str) -> tuple[str, str | None]:
+    """A built-in pair's or a preset's name and which of its models `NAME/base` or `NAME/thinking` names, or None.
+
+    Anything else, and what is a path here, comes back as it was given.
+    """
+    name, _, which = spec.partition("/")
+    known = name in (*BUILT_IN, *PRESETS) and which in MODELS
+    return (name, which) if known and not Path(spec).exists() else (spec, None)
+
+
 def config_for(pair: str, seed: int = 0, kind: type[C] = Config, **given: Any) -> C:
     """The configuration for a model or a pair, of the main job or of another `kind`, with what is `given`.
 
@@ -117,11 +129,11 @@ def config_for(pair: str, seed: int = 0, kind: type[C] = Config, **given: Any) -
     """
     given = {name: value for name, value in given.items() if value is not None}
     main, defaults = issubclass(kind, Config), dict[str, Any]()
-    built_in = pair.partition("/")[0] in BUILT_IN and not Path(pair).exists()
-    if not (built_in or pair in BUILT_IN or (Path(pair) / "pair.json").is_file()):
+    name, _ = split_name(pair)
+    if name not in BUILT_IN and not (Path(pair) / "pair.json").is_file():
         defaults = REAL_MODEL | (REAL_RUN if main else REAL_PAIR)
-        if main and pair in PRESETS and PRESETS[pair].layers:
-            defaults["layers"] = PRESETS[pair].layers
+        if main and name in PRESETS and PRESETS[name].layers:
+            defaults["layers"] = PRESETS[name].layers
     if given.get("task") == Questions.name:
         defaults |= QUESTIONS | (QUESTIONS_RUN if main else {})
     return kind(pair, seed=seed, **{**defaults, **given})

@@ -118,7 +118,8 @@ def reading(results: Mapping[str, Any]) -> str:
         (
             "absent",
             unscored,
-            "too rare in the report split for a probe to be scored, which is no evidence either way",
+            "too few problems of the report split show {them}, or lack {them}, for a probe to be scored, which is "
+            "no evidence either way",
         ),
     ):
         found = [
@@ -138,8 +139,7 @@ def reading(results: Mapping[str, Any]) -> str:
 
 
 def _scored(entry: Mapping[str, Any]) -> bool:
-    interval = (entry.get("probe") or {}).get("auroc_ci")
-    return interval is not None and interval[0] is not None
+    return (entry.get("probe") or {}).get("auroc_ci") is not None
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -52,16 +52,24 @@ def _difference(found: dict, asked: dict, most: int = 4) -> str:
     """What sets a run in a folder apart from the one that was asked for, in words."""
     if found.keys() != asked.keys():
         return "of another command or version"
-    if len(asked) == 1:  # of a kind of run, its configuration
-        (kind,) = asked
-        return _difference(found[kind], asked[kind], most)
+    inner = [*found.values(), *asked.values()]
+    if len(asked) == 1 and all(
+        isinstance(one, dict) for one in inner
+    ):  # of a kind of run, its configuration
+        return _difference(inner[0], inner[1], most)
     changed = [
-        f"{k} {found[k]!r:.60} instead of {asked[k]!r:.60}"
+        f"{k} {_short(found[k])} instead of {_short(asked[k])}"
         for k in sorted(asked)
         if found[k] != asked[k]
     ]
     more = len(changed) - most
     return "with " + ", ".join(changed[:most]) + (f", and {more} more" if more > 0 else "")
+
+
+def _short(value: object) -> str:
+    """A value in at most 80 characters; of long ones, paths say most at their ends."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:20]}...{text[-57:]}"
 
 
 class Run:

@@ -8,9 +8,9 @@ MIN_NULLS = 100
 """Null directions without which nothing is called causal."""
 VERDICTS = {
     "causal": "adding and removing the direction both beat their nulls",
-    "readable": "a probe reads the behavior, but adding or removing the direction does not beat "
-    "its null",
-    "absent": "no probe reads the behavior better than its null; where segments are few, that is "
+    "readable": "a probe reads the behavior, but the causal test does not hold: adding or removing the "
+    "direction does not beat its null, or nulls were too few",
+    "absent": "no probe was found to read the behavior above chance; where segments are few, that is "
     "weak evidence",
 }
 """What each verdict means, strongest first."""

@@ -94,7 +94,9 @@ def test_a_behavior_whose_probe_was_never_scored_speaks_for_neither_side(results
     unscored["behaviors"]["deduction"]["probe"]["auroc_ci"] = None
     assert "how" in reading(results)
     assert "how" not in reading(unscored)
-    assert "1 is absent (deduction: too rare in the report split" in reading(unscored)
+    assert "1 is absent (deduction: too few problems of the report split show it" in reading(
+        unscored
+    )
 
 
 def test_reading_of_no_behavior_says_so(results):

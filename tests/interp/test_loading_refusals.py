@@ -102,7 +102,7 @@ def test_a_chat_template_that_asks_nothing_is_one_sentence(folder, template, fau
 
 def test_a_gpu_that_is_not_there_is_not_the_checkpoints_fault(folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for asked in ({"device": "cuda"}, {"device_map": "cuda:0"}, {"device_map": {"": 0}}):
+    for asked in ({"device": "cuda"}, {"device_map": "cuda:0"}, {"device_map": {"": "cuda:1"}}):
         with pytest.raises(UserError, match="asks for a GPU, and PyTorch sees none"):
             load_model(folder, **asked)
 

@@ -18,7 +18,8 @@ from interp.interventions import forward
 from interp.models import left_pad, load_model, mean_norm, positions_of
 from interp.organisms.checkpoints import build_tokenizer
 from interp.organisms.corpus import VOCABULARY
-from interp.pairs import check_pair, load_pair, model_place
+from interp.pairs import Pair, check_pair, load_pair, model_place
+from interp.presets import PRESETS
 from interp.traces import prompt_tokens
 
 SEQUENCES = [[1, 40, 41, 42], [1, 50], [1, *range(30, 70)], [1]]
@@ -160,16 +161,19 @@ def test_a_built_in_pair_lends_either_of_its_models(tiny_folder, tmp_path):
         for which in ("base", "thinking"):
             mine, theirs = getattr(found, which), getattr(own, which)
             assert (mine.name, mine.fingerprint) == (theirs.name, theirs.fingerprint)
+        assert found.prompt == own.prompt != Pair.prompt
     swapped = load_pair("countdown-rl", "countdown-rl/base", device="cpu")
     assert swapped.thinking.fingerprint == own.base.fingerprint and swapped.prompt == own.prompt
     alone = load_pair("countdown-rl/thinking", device="cpu")
+    assert alone.name == "countdown-rl/thinking"
     assert alone.alone and alone.base.fingerprint == own.thinking.fingerprint
     with pytest.raises(
         UserError, match="'countdown-rl' is a pair, expected one model: .*/thinking"
     ):
         model_place("countdown-rl")
-    with pytest.raises(UserError, match="give Qwen/Qwen2.5-7B or Open-Reasoner-Zero/"):
-        model_place("orz-7b")
+    assert model_place("orz-7b/base")[0] == PRESETS["orz-7b"].base
+    with pytest.raises(UserError, match="smollm2 stands alone and has no thinking model"):
+        model_place("smollm2/thinking")
     with pytest.raises(UserError, match="did you mean smollm2"):
         load_pair("countdown-rl", "smolm2")
 

@@ -92,6 +92,14 @@ def test_another_run_is_told_by_what_sets_it_apart(tmp_path):
     ) as caught:
         Run(tmp_path, {"kind": dict.fromkeys("abcdefg", 2)})
     assert "e 1" not in str(caught.value)
+    long = {"pair": f"/home/someone/{'deep/' * 20}first", "seed": 0}
+    Run(tmp_path / "long", long)
+    with pytest.raises(UserError, match="deep/first' instead of .*deep/second'") as caught:
+        Run(tmp_path / "long", long | {"pair": long["pair"].replace("first", "second")})
+    assert len(str(caught.value)) < 400
+    Run(tmp_path / "odd", {"kind": 3})
+    with pytest.raises(UserError, match="kind 3 instead of"):
+        Run(tmp_path / "odd", asked)
 
 
 def test_a_model_says_in_a_line_what_it_is(tiny):
