@@ -214,7 +214,7 @@ def test_the_command_exits_with_3_where_a_proof_fails(file, monkeypatch, capsys)
         (["--at", "ends"], "Unknown position 'ends'"),
         (["--format", "gguff"], "Unknown format 'gguff'"),
         (["--model", "countdown-rl/base"], "holds no direction fitted in countdown-rl/base"),
-        (["--model", "nowhere"], "'nowhere' holds no checkpoint"),
+        (["--model", "nowhere"], "Unknown model or pair 'nowhere'"),
     ],
 )
 def test_the_command_refuses_bad_input_in_one_sentence(
