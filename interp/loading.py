@@ -21,6 +21,8 @@ DeviceMap = str | dict[str, str | int]
 """Where a model's parts go: `auto`, `balanced`, or a device for each part by name (that of Accelerate)."""
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 REVISION = re.compile(rf"{HUB_ID.pattern}@[\w./-]+")
+SPARE_ROWS = 1024
+"""Rows without a token that any model may have; a large one may have a tenth of its own."""
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 """What is fetched of a repository: weights as safetensors alone, and no code."""
 LOCAL: dict = {"local_files_only": True, "trust_remote_code": False}
@@ -159,15 +161,17 @@ def _check_config(path: Path, config: Any) -> None:
 
 
 def _check_tokens(path: Path, weights: Any, tokenizer: Any) -> None:
-    """Raise `UserError` for a tokenizer with tokens that the weights do not embed, added ones excepted.
+    """Raise `UserError` for a tokenizer with tokens that the weights do not embed, or too few for its weights.
 
-    Those do no harm unless a text has them, which `prompt_tokens` sees.
+    Added tokens without a row do no harm unless a text has them, which `prompt_tokens` sees. Rows without a
+    token round a vocabulary's size up, which takes few.
     """
     rows = weights.get_input_embeddings().weight.shape[0]
-    if tokenizer.vocab_size > rows:
+    spare = rows - len(tokenizer)
+    if tokenizer.vocab_size > rows or spare > max(SPARE_ROWS, rows // 10):
         raise UserError(
-            f"The tokenizer of {str(path)!r} has {tokenizer.vocab_size} tokens, but its weights embed {rows}: put "
-            "the tokenizer there that belongs to these weights."
+            f"The tokenizer of {str(path)!r} has {len(tokenizer)} tokens, but its weights embed {rows}: put the "
+            "tokenizer there that belongs to these weights."
         )
 
 

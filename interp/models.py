@@ -219,10 +219,10 @@ def load_model(
     except RuntimeError as error:
         raise UserError(f"Unknown device {place!r}: give cpu, cuda or cuda:NUMBER.") from error
     parts = list(device_map.values()) if isinstance(device_map, dict) else [device_map or place]
-    gpus = [part for part in map(str, parts) if part.startswith("cuda")]
-    if gpus and not torch.cuda.is_available():
+    if lacking := _lacking(parts):
+        seen = torch.cuda.device_count() or "none"
         raise UserError(
-            f"{gpus[0]!r} asks for a GPU, and PyTorch sees none here: leave it out, or give cpu."
+            f"{lacking[0]!r} asks for a GPU, and PyTorch sees {seen} here: leave it out, or give cpu."
         )
     if dtype is None and (not torch.cuda.is_available() or {*map(str, parts)} == {"cpu"}):
         dtype = torch.float32
@@ -255,6 +255,13 @@ def load_model(
         ),
         more_ends=_stated_ends(weights.generation_config),
     )
+
+
+def _lacking(parts: Sequence[object]) -> list[str]:
+    """GPUs among the places of a model's parts that PyTorch does not see here."""
+    named = [f"cuda:{part}" if isinstance(part, int) else str(part) for part in parts]
+    gpus = [re.fullmatch(r"cuda(?::(\d+))?", name) for name in named]
+    return [gpu[0] for gpu in gpus if gpu and int(gpu[1] or 0) >= torch.cuda.device_count()]
 
 
 def _stated_ends(generation: Any) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from transformers import (
 
 from interp.errors import UserError
 from interp.models import load_model
+from interp.organisms.checkpoints import build_model, save_checkpoint
 from interp.pairs import Pair, load_pair
 from interp.traces import generate
 from tests.interp.conftest import PROBLEMS
@@ -102,8 +103,13 @@ def test_a_chat_template_that_asks_nothing_is_one_sentence(folder, template, fau
 
 def test_a_gpu_that_is_not_there_is_not_the_checkpoints_fault(folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for asked in ({"device": "cuda"}, {"device_map": "cuda:0"}, {"device_map": {"": "cuda:1"}}):
         with pytest.raises(UserError, match="asks for a GPU, and PyTorch sees none"):
+            load_model(folder, **asked)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for asked in ({"device": "cuda:2"}, {"device_map": {"model": "cuda:1", "lm_head": 2}}):
+        with pytest.raises(UserError, match="'cuda:2' asks for a GPU, and PyTorch sees 2 here"):
             load_model(folder, **asked)
 
 
@@ -217,6 +223,19 @@ def test_a_model_that_reads_images_is_refused_before_anything_is_installed(folde
     (folder / WEIGHTS).write_bytes(b"")  # nor are weights read for that
     with pytest.raises(UserError, match="reads images or sound too"):
         load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize(("rows", "fits"), [(1024, True), (1200, False)])
+def test_a_tokenizer_with_far_fewer_tokens_than_the_weights_embed_is_refused(tmp_path, rows, fits):
+    model = build_model(0, 32, 2, 2, 64)
+    save_checkpoint(model, tmp_path / "large", "")
+    model.resize_token_embeddings(rows)
+    model.save_pretrained(tmp_path / "large")
+    if fits:  # rounded up
+        assert load_model(tmp_path / "large", device="cpu").n_layers == 2
+    else:
+        with pytest.raises(UserError, match=f" tokens, but its weights embed {rows}"):
+            load_model(tmp_path / "large", device="cpu")
 
 
 def test_results_depend_on_the_tokenizer_too(tiny, folder):
