@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,11 +11,19 @@ from interp.loading import DeviceMap, looks_remote
 from interp.models import PROBLEM, Model, chat_template, load_model
 from interp.presets import BUILT_IN, MODELS, PRESETS, split_name
 from interp.runs import read_json
-from interp.vocabulary import shared_vocabulary
+from interp.traces import prompt_tokens
+from interp.vocabulary import Vocabulary, shared_vocabulary
 
 SHARED_PAD = 0
 """Padding where both models read one batch: never seen, but each has to have a row for it, and a pad token
 added to one tokenizer may lie beyond the other's embedding."""
+
+
+BASE_TEMPLATE = (
+    "Task: Answer the question below. Explain your reasoning step by step.\n\n\n\n"
+    "Question:\n{problem}\n\nStep by step answer:\n"
+)
+"""How a base is asked that does not know the tokens of its thinking model's chats (Venhoff et al. 2510.07364)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,19 @@ class Pair:
     def names(self) -> tuple[str, ...]:
         """Which models there are: `base` and `thinking`, or `base` alone."""
         return MODELS[:1] if self.alone else MODELS
+
+    @property
+    def alike(self) -> bool:
+        """Whether both models are asked in the same tokens of one vocabulary."""
+        how = [
+            (m.template, m.tokenizer_hash, m.bridge.cfg.d_vocab) for m in (self.base, self.thinking)
+        ]
+        return how[0] == how[1]
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that mean the same to both models."""
+        return shared_vocabulary(self.base, self.thinking)
 
     @property
     def fingerprints(self) -> list[str]:
@@ -126,7 +148,8 @@ def load_pair(
     name of one of `PRESETS` or of a built-in pair, or a folder that holds `base` and `thinking` checkpoints, and
     beside another `thinking` the base of these. (A folder with the name of a built-in pair or a preset is
     reached as `./NAME`.) Both models are asked in `template`, in which `{problem}` stands for the problem: by
-    default the thinking model's chat template, if it has one. Sampled traces have `temperature`.
+    default the thinking model's chat template, if it has one, and the base in `BASE_TEMPLATE` where it does not
+    know all tokens of that. Sampled traces have `temperature`.
     Raises `UserError` for models that are no pair, and for a template or a temperature that cannot be.
     """
     if template is not None and PROBLEM not in template:
@@ -155,7 +178,12 @@ def load_pair(
         model.template = chat_template(second) if template is None else template
         model.temperature = temperature
     name = base if split_name(base)[1] else Path(base).name
-    return Pair(name, first, second, own[2])
+    pair = Pair(name, first, second, own[2])
+    if template is None and not pair.alone:
+        asked = prompt_tokens(second, PROBLEM)
+        if pair.vocabulary.n_known(asked) < len(asked):
+            first.template = BASE_TEMPLATE
+    return pair
 
 
 def _places(name: str) -> tuple[str, str | None, str]:

@@ -32,7 +32,9 @@ from interp.progress import Progress
 from interp.readings import check_labels, vector_and_unit
 from interp.runs import Run, write_json
 from interp.tasks import load_task
+from interp.texts import moved, told_to
 from interp.traces import Job, accuracy, generate_all, read_traces
+from interp.types import Segment, Trace
 from interp.verdicts import verdict
 from probes import (
     LogisticProbe,
@@ -85,22 +87,31 @@ def make_traces(run: Run, pair: Pair, config: Config, progress: Progress) -> Mat
 def read_activations(
     run: Run, pair: Pair, material: Material, split: str, progress: Progress
 ) -> dict[str, ActivationStore]:
-    """Both models' activations over the pooled traces of both models in one split."""
-    traces, segments = material.pooled(split)
+    """Both models' activations over the pooled traces of both models in one split.
+
+    A model reads another's trace after its own prompt, up to the first token that one of them does not know.
+    """
+    pooled = material.pooled(split)
     models = {name: getattr(pair, name) for name in pair.names}
 
+    texts: dict[str, tuple[list[Trace], list[list[Segment]]]] = {}
+    for name, model in models.items():
+        told = told_to(model, pair, pooled[0])
+        texts[name] = told, moved(pooled[1], pooled[0], told)
+
     def work(folder: Path) -> None:
-        with progress.bar(f"activations ({split})", len(models) * len(traces)) as advance:
-            for model in models.values():
+        with progress.bar(f"activations ({split})", len(models) * len(pooled[0])) as advance:
+            for name, model in models.items():
+                told, parts = texts[name]
                 collect(
-                    model, traces, segments, folder / model.fingerprint,
+                    model, told, parts, folder / model.fingerprint,
                     advance=advance, engine=run.engine,
                 )  # fmt: skip
 
     folder = run.stage(f"activations-{split}", pair.fingerprints, work)
     # Costs nothing but where a damaged shard was taken away.
     found = {
-        name: collect(model, traces, segments, folder / model.fingerprint)
+        name: collect(model, texts[name][0], texts[name][1], folder / model.fingerprint)
         for name, model in models.items()
     }
     return {"thinking": found["base"]} | found

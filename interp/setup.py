@@ -41,7 +41,10 @@ class Setup(Generic[C]):
         self.pair, self.config, self.progress, self.engine = pair, config, progress, engine
         progress.say(shortage(config))
         longest = max(
-            len(prompt_tokens(pair.base, p.prompt)) for s in self.splits.values() for p in s
+            len(prompt_tokens(model, p.prompt))
+            for s in self.splits.values()
+            for p in s
+            for model in (pair.base, pair.thinking)
         )
         self.max_new_tokens = config.max_tokens - longest
         if self.max_new_tokens < 1:

@@ -72,14 +72,19 @@ def next_tokens(
 class Batch:
     """Rows that are decoded side by side: what the next pass reads, and what each row has said.
 
-    `ids`, `real` and `positions` [row, pos] are the next pass's tokens, `mask` [row, all pos] what it
-    may attend to, `places` [row] the rows' places among the prompts, `going` [row] which have not ended.
-    Every so many tokens (`look_every`) the host looks: then `over` says whether all have ended, and rows that
-    have are dropped if the active share is under `min_active_share`.
+    `ids`, `real` and `positions` [row, pos] are the next pass's tokens, `mask` [row, all pos] what it may
+    attend to, `places` [row] the rows' places among the prompts, `going` [row] which have not ended. `ends` are
+    the tokens that end a row (default: the model's). Every so many tokens (`look_every`) the host looks: then
+    `over` says whether all have ended, and rows that have are dropped if the active share is under
+    `min_active_share`.
     """
 
     def __init__(
-        self, model: Model, prompts: Sequence[Sequence[int]], min_active_share: float = 0.8
+        self,
+        model: Model,
+        prompts: Sequence[Sequence[int]],
+        min_active_share: float = 0.8,
+        ends: Sequence[int] | None = None,
     ) -> None:
         self.ids, self.real = left_pad(prompts, model.tokenizer.pad_token_id or 0, model.device)
         self.positions, self.mask = positions_of(self.real), self.real
@@ -90,7 +95,8 @@ class Batch:
         self.over = False
         self._n_prompts, self._said = len(prompts), list[Tensor]()
         self._look_every = look_every(model.device)
-        self._ends = torch.tensor(model.ends, dtype=torch.long, device=model.device)
+        ends = model.ends if ends is None else ends
+        self._ends = torch.tensor(ends, dtype=torch.long, device=model.device)
         self._min_active_share = min_active_share
         self._boundary = model.boundary.to(model.device)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +11,8 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.models import Model
 
+UNSAID = -1e4
+"""Logit of a token that one of two models does not know: its probability is 0 in any format of numbers."""
 MIN_SHARED = 0.5
 """Share of the smaller vocabulary that has to be shared for two models to be comparable."""
 
@@ -26,9 +29,24 @@ class Vocabulary:
     base_only: int = 0
     thinking_only: int = 0
 
-    def knows(self, tokens: Sequence[int]) -> bool:
-        """Whether all of the tokens are shared."""
-        return self.ids is None or set(tokens) <= set(self.ids.tolist())
+    @cached_property
+    def _known(self) -> frozenset[int]:
+        return frozenset(() if self.ids is None else self.ids.tolist())
+
+    def n_known(self, tokens: Sequence[int]) -> int:
+        """How many tokens there are before the first that is not shared."""
+        if self.ids is None:
+            return len(tokens)
+        return next((n for n, t in enumerate(tokens) if t not in self._known), len(tokens))
+
+    def sayable(self, logits: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n d_vocab"]:
+        """Logits under which no token is said that is not shared."""
+        if self.ids is None:
+            return logits
+        found = torch.full_like(logits, UNSAID)
+        ids = self.ids.to(logits.device)
+        found[..., ids] = logits[..., ids]
+        return found
 
     def shared_logits(self, logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n shared"]:
         """The columns of shared tokens."""
@@ -40,7 +58,7 @@ class Vocabulary:
 
 
 def shared_vocabulary(base: Model, thinking: Model) -> Vocabulary:
-    """The ids at which both tokenizers have the same token.
+    """The ids at which both tokenizers have the same token, or that end texts of both models, by any name.
 
     Raises `UserError` where that is less than half of the smaller vocabulary, or where tokens of one
     name have two ids.
@@ -58,4 +76,5 @@ def shared_vocabulary(base: Model, thinking: Model) -> Vocabulary:
             f"share {len(same)} ids with the same token: expected vocabularies that differ in added "
             "tokens only; choose a thinking model trained from this base."
         )
+    same = sorted({*same, *(set(base.ends) & set(thinking.ends))})
     return Vocabulary(len(same), torch.tensor(same), len(ours) - len(same), len(theirs) - len(same))

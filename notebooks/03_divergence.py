@@ -92,7 +92,7 @@ figure
 first = [(i, int(np.flatnonzero(one.differ)[0])) for i, one in enumerate(found) if one.differ.any()]
 tokens = [(int(found[i].thinking_token[t]), int(found[i].base_token[t])) for i, t in first]
 splits = splits_at(pair, traces, first, tokens)
-for component, restored in patch(splits, pair.thinking, pair.base, n_offsets=1).items():
+for component, restored in patch(splits, "thinking", "base", n_offsets=1).items():
     shares = ", ".join(f"{share:+.2f}" for share in restored.heatmap[:, 0])
     print(f"{component:10s} by layer: {shares}")
 

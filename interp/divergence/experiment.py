@@ -18,7 +18,6 @@ from interp.pairs import load_pair
 from interp.progress import Progress
 from interp.runs import write_json
 from interp.setup import Setup
-from interp.vocabulary import shared_vocabulary
 
 SCHEMA = "whenlens.divergence/1"
 
@@ -40,9 +39,9 @@ def run_divergence(
     labels_of(config.annotator)
     told = config_json(config)
     pair = load_pair(config.pair, config.thinking, template=config.template, device_map=device_map)
-    vocabulary = shared_vocabulary(pair.base, pair.thinking)
+    vocabulary = pair.vocabulary
     setup = Setup("divergence", pair, config, out, progress or Progress(), engine)
-    work = Divergence(setup, vocabulary, make_traces(setup, vocabulary))
+    work = Divergence(setup, vocabulary, make_traces(setup))
     sources = {name: work.scored(name, "report") for name in work.sources}
     main = sources["thinking"]
     for split in ("fit", "select", "report"):

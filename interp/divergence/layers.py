@@ -16,6 +16,7 @@ from interp.divergence.tokens import compare, unembed
 from interp.engine import HERE, Engine
 from interp.models import Model
 from interp.pairs import Pair
+from interp.texts import told_to
 from interp.types import Trace
 from interp.vocabulary import Vocabulary
 from probes import (
@@ -47,7 +48,10 @@ def lens_kl(
     engine: Engine = HERE,
 ) -> Float[np.ndarray, "layer place"]:
     """KL(thinking||base) of the two models' logit lenses, in nats."""
-    base, thinking = (resid_before(m, traces, places, engine) for m in (pair.base, pair.thinking))
+    base, thinking = (
+        resid_before(m, told_to(m, pair, traces), places, engine)
+        for m in (pair.base, pair.thinking)
+    )
     found = np.zeros(base.shape[:2])
     for layer in range(len(base)):
         for i in range(0, len(places), LENS_CHUNK):

@@ -1,17 +1,18 @@
 """What makes the decision: activations of one model patched into the other, and back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.models import Model, inputs_of, left_pad
-from interp.pairs import SHARED_PAD, Pair
+from interp.models import Model, inputs_of
+from interp.pairs import Pair
 from interp.pooling import hook_name
+from interp.texts import padded_for_both
 from interp.types import Trace
 from probes import ratio_bootstrap
 
@@ -28,23 +29,34 @@ Kept = dict[tuple[str, int], Float[Tensor, "row pos d_model"]]
 class Splits:
     """Texts up to a place where the models part, all ending there, and the two tokens.
 
-    `wanted` is the thinking model's greedy token, `own` the base's.
+    `read` are the tokens and their mask by model, each after its own prompt (`padded_for_both`), `wanted` is
+    the thinking model's greedy token, `own` the base's.
     """
 
     pair: Pair
-    ids: Int[Tensor, "row pos"]
-    real: Tensor
+    read: dict[str, tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]]
     wanted: Int[Tensor, " row"]
     own: Int[Tensor, " row"]
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.wanted)
 
-    def run(self, model: Model, hooks: Sequence[tuple[str, Any]] = ()) -> Float[np.ndarray, " row"]:
-        """Y: logit of the thinking model's token minus that of the base's, at the last position."""
-        with torch.no_grad(), model.bridge.hooks(fwd_hooks=list(hooks)):
-            logits = model.hf(
-                **inputs_of(self.ids, self.real), use_cache=False, logits_to_keep=1
+    @property
+    def width(self) -> int:
+        """Tokens of the longest text."""
+        return self.read["base"][0].shape[1]
+
+    def run(
+        self, model: str, hooks: Sequence[tuple[str, Any]] = (), text: str | None = None
+    ) -> Float[np.ndarray, " row"]:
+        """Y: logit of the thinking model's token minus that of the base's, at the last position.
+
+        `base` or `thinking` runs, on its own text unless that of the other is named.
+        """
+        runs: Model = getattr(self.pair, model)
+        with torch.no_grad(), runs.bridge.hooks(fwd_hooks=list(hooks)):
+            logits = runs.hf(
+                **inputs_of(*self.read[text or model]), use_cache=False, logits_to_keep=1
             ).logits[:, -1]
         y = logits.gather(1, self.wanted[:, None]) - logits.gather(1, self.own[:, None])
         return y[:, 0].double().cpu().numpy()
@@ -54,13 +66,13 @@ def splits_at(
     pair: Pair, traces: Sequence[Trace], places: Sequence[tuple[int, int]], tokens: Sequence[tuple]
 ) -> Splits:
     """Texts before the tokens at `places` (trace, place); `tokens` are (wanted, own) of each."""
-    texts = [traces[i].tokens[: traces[i].n_prompt + t] for i, t in places]
-    ids, real = left_pad(texts, SHARED_PAD, pair.base.device)
-    wanted, own = torch.tensor(tokens, device=ids.device).T
-    return Splits(pair, ids, real, wanted, own)
+    here = [(traces[i], traces[i].n_prompt + t) for i, t in places]
+    read = padded_for_both(pair, [replace(trace, tokens=trace.tokens[:end]) for trace, end in here])
+    wanted, own = torch.tensor(tokens, device=pair.base.device).T
+    return Splits(pair, read, wanted, own)
 
 
-def keep_all(model: Model, splits: Splits, components: Sequence[str] = COMPONENTS) -> tuple:
+def keep_all(model: str, splits: Splits, components: Sequence[str] = COMPONENTS) -> tuple:
     """Clean Y of one model, and what its components put out."""
     kept: Kept = {}
 
@@ -70,7 +82,8 @@ def keep_all(model: Model, splits: Splits, components: Sequence[str] = COMPONENT
 
         return hook_name(component, layer), hook
 
-    hooks = [keep(c, layer) for c in components for layer in range(model.n_layers)]
+    n_layers = splits.pair.base.n_layers
+    hooks = [keep(c, layer) for c in components for layer in range(n_layers)]
     return splits.run(model, hooks), kept
 
 
@@ -122,22 +135,23 @@ def restored(
 
 def patch(
     splits: Splits,
-    source: Model,
-    destination: Model,
+    source: str,
+    destination: str,
     n_offsets: int,
     components: Sequence[str] = COMPONENTS,
 ) -> dict[str, Restored]:
     """Activation patching across models (Prakash et al. 2402.14811): one component, layer and position.
 
-    Offset 0 is the last position, whose output is the decision.
+    `source` and `destination` are `base` or `thinking`, each of which reads its own text. Offset 0 is the last
+    position, whose output is the decision.
     """
     y_source, kept = keep_all(source, splits, components)
     clean = splits.run(destination)
-    width = splits.ids.shape[1]
+    n_layers, width = splits.pair.base.n_layers, splits.width
     found = {}
     for component in components:
-        gain = np.zeros((destination.n_layers, min(n_offsets, width), len(splits)))
-        for layer in range(destination.n_layers):
+        gain = np.zeros((n_layers, min(n_offsets, width), len(splits)))
+        for layer in range(n_layers):
             for offset in range(gain.shape[1]):
                 at = slice(width - 1 - offset, width - offset)
                 hook = replacing(component, layer, kept[component, layer], at)
@@ -149,8 +163,7 @@ def patch(
 def patch_one(splits: Splits, n_offsets: int, which: tuple[str, str]) -> Restored:
     """One of `PATCHES`, by name, and one of `COMPONENTS`: a shard of all patching."""
     name, component = which
-    source, destination = (getattr(splits.pair, model) for model in PATCHES[name])
-    return patch(splits, source, destination, n_offsets, [component])[component]
+    return patch(splits, *PATCHES[name], n_offsets, [component])[component]
 
 
 def factorial(splits: Splits, groups: np.ndarray, seed: int) -> list[dict]:
@@ -160,15 +173,15 @@ def factorial(splits: Splits, groups: np.ndarray, seed: int) -> list[dict]:
     Y(b, t) - Y(b, b), interaction [Y(t, t) - Y(t, b)] - [Y(b, t) - Y(b, b)]; the portable share is the
     upstream effect over Y(t, t) - Y(b, b).
     """
-    base, thinking = splits.pair.base, splits.pair.thinking
     (bb, of_base), (tt, of_thinking) = (
-        keep_all(m, splits, ("resid_post",)) for m in (base, thinking)
+        keep_all(m, splits, ("resid_post",)) for m in ("base", "thinking")
     )
     every, rows = slice(None), []
-    for layer in range(base.n_layers):
+    for layer in range(splits.pair.base.n_layers):
         key = ("resid_post", layer)
-        tb = splits.run(base, [replacing(*key, of_thinking[key], every)])
-        bt = splits.run(thinking, [replacing(*key, of_base[key], every)])
+        # Blocks above read the text of those below.
+        tb = splits.run("base", [replacing(*key, of_thinking[key], every)], "thinking")
+        bt = splits.run("thinking", [replacing(*key, of_base[key], every)], "base")
         mixed = (tt - tb) - (bt - bb)
         ones = np.ones_like(mixed)
         portable = restored(tb - bb, tt - bb, groups, seed)

@@ -10,6 +10,7 @@ from interp.divergence.explained import Directions, Divergences, Use, closed
 from interp.divergence.tokens import TokenDivergence
 from interp.models import Model
 from interp.pairs import Pair
+from interp.texts import told_to
 from interp.traces import decode
 from interp.types import Trace
 
@@ -60,13 +61,16 @@ def counterfactuals(
     ).astype(int)
     tokens = report.vocabulary.ids_of(torch.from_numpy(tokens)).numpy()
     places = [(int(report.trace[n]), int(report.place[n])) for _, n in chosen]
-    prompts = [list(traces[i].tokens[: traces[i].n_prompt + t]) for i, t in places]
+    prompts, theirs_told = (
+        [list(told[i].tokens[: told[i].n_prompt + t]) for i, t in places]
+        for told in (traces, told_to(pair.thinking, pair, traces))
+    )
     ours = [int(found[i].base_token[t]) for i, t in places]
     theirs = [int(found[i].thinking_token[t]) for i, t in places]
     said = {
         "steered_text": sentence(pair.base, prompts, [int(tokens[i, n]) for i, n in chosen]),
         "base_text": sentence(pair.base, prompts, ours),
-        "thinking_text": sentence(pair.thinking, prompts, theirs),
+        "thinking_text": sentence(pair.thinking, theirs_told, theirs),
     }
     text = pair.base.tokenizer.decode
     return [

@@ -48,6 +48,7 @@ from interp.pooling import hook_name
 from interp.readings import check_labels, layer_units
 from interp.runs import read_json, write_json
 from interp.setup import Setup
+from interp.texts import told_to
 from interp.types import Segment, Trace
 from interp.vocabulary import Vocabulary
 from probes import ratio_bootstrap, rng
@@ -280,7 +281,8 @@ class Divergence:
         first, ours = self._divergences("report", places, [layer]), self.directions
         at = list(zip(first.trace.tolist(), first.place.tolist(), strict=True))
         traces = self.scored("thinking", "report").traces
-        thinking = resid_before(self.pair.thinking, traces, at, self.setup.engine)[layer]
+        told = told_to(self.pair.thinking, self.pair, traces)
+        thinking = resid_before(self.pair.thinking, told, at, self.setup.engine)[layer]
         order = [places.index(place) for place in at]
         return projected(
             first, layer, thinking, whole[order], ours.vectors[layer], ours.behaviors,

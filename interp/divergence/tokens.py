@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engine import HERE, Engine
-from interp.models import Model, inputs_of, left_pad
-from interp.pairs import SHARED_PAD, Pair
+from interp.models import Model, inputs_of
+from interp.pairs import Pair
+from interp.texts import padded_for_both
 from interp.types import Trace
 from interp.vocabulary import Vocabulary
 
@@ -110,8 +111,9 @@ def score(
     advance: Callable[[int], None] = lambda n: None,
     engine: Engine = HERE,
 ) -> list[TokenDivergence]:
-    """Both models read every trace; one forward of each, and no more.
+    """Both models read every trace, each after its own prompt; one forward of each, and no more.
 
+    Traces are as the base reads them (`told_to`).
     Distributions are over the shared `vocabulary`, exact in float32. The unembedding runs over parts of
     the positions, so that memory does not grow with vocabulary x length. A batch is a shard.
     """
@@ -130,12 +132,14 @@ def score(
 def _score_batch(
     pair: Pair, vocabulary: Vocabulary, traces: Sequence[Trace]
 ) -> list[TokenDivergence]:
-    ids, real = left_pad([t.tokens for t in traces], SHARED_PAD, pair.base.device)
+    read = padded_for_both(pair, traces)
     counts = [len(t.tokens) - t.n_prompt for t in traces]
-    from_end = torch.arange(ids.shape[1], 0, -1, device=ids.device)
+    width = read["base"][0].shape[1]
+    from_end = torch.arange(width, 0, -1, device=pair.base.device)
     # Position t says token t + 1: all from the last prompt token to the one before the last.
-    reads = (from_end > 1) & (from_end <= 1 + torch.tensor(counts, device=ids.device)[:, None])
-    states = [final_states(m, ids, real)[reads] for m in (pair.base, pair.thinking)]
+    reads = (from_end > 1) & (from_end <= 1 + torch.tensor(counts, device=from_end.device)[:, None])
+    models = {"base": pair.base, "thinking": pair.thinking}
+    states = [final_states(m, *read[name])[reads.to(m.device)] for name, m in models.items()]
     size, said = max(1, CHUNK // vocabulary.size), {}
     for begin in range(0, len(states[0]), size):
         rows_here = slice(begin, begin + size)

@@ -11,22 +11,22 @@ from interp.hybrid.vectors import trained_jointly
 from interp.hybrid.writing import Writer
 from interp.setup import Setup
 from interp.tasks import load_task
+from interp.texts import told_to
 from interp.traces import BATCH_SIZE, Job, generate_all, read_traces, write_traces
 from interp.types import Trace
-from interp.vocabulary import Vocabulary
 
 SOURCES = ("thinking", "base", "hybrid")
 Traces = dict[tuple[str, str], list[Trace]]
 """By (model or hybrid, split); `sampled` are temperature-1 traces of the fit split."""
 
 
-def make_traces(setup: Setup, vocabulary: Vocabulary) -> Traces:
-    """Write every trace once; those with tokens that one model does not know are left out.
+def make_traces(setup: Setup) -> Traces:
+    """Write every trace once, and return it as the base reads it, up to the first token that one model lacks.
 
     The hybrid is the base steered by one trained vector of a middle layer wherever the greedy tokens
     differ; there is none where the vocabularies differ.
     """
-    mode, splits = setup.config.sampled, setup.splits
+    mode, splits, pair = setup.config.sampled, setup.splits, setup.pair
     grade = load_task(setup.config.task).grade
     wanted = [("base", "sampled", "fit", True), ("thinking", "sampled", "fit", True)]
     wanted += [("thinking", split, split, mode) for split in ("fit", "select", "report")]
@@ -34,7 +34,7 @@ def make_traces(setup: Setup, vocabulary: Vocabulary) -> Traces:
     jobs = {
         (m, name): Job(
             f"{m}-{name}.jsonl",
-            getattr(setup.pair, m),
+            getattr(pair, m),
             splits[split],
             grade,
             sampled,
@@ -43,7 +43,7 @@ def make_traces(setup: Setup, vocabulary: Vocabulary) -> Traces:
         for m, name, split, sampled in wanted
     }
     files = {key: job.file for key, job in jobs.items()}
-    if vocabulary.ids is None:
+    if pair.vocabulary.ids is None:
         files["hybrid", "report"] = "hybrid-report.jsonl"
 
     def work(folder: Path) -> None:
@@ -52,17 +52,17 @@ def make_traces(setup: Setup, vocabulary: Vocabulary) -> Traces:
         )
         hybrid = files.get(("hybrid", "report"))
         if hybrid and not (folder / hybrid).exists():
-            fit = read_traces(folder / files["thinking", "fit"])
+            fit = told_to(pair.base, pair, read_traces(folder / files["thinking", "fit"]))
             write_traces(_hybrid(setup, fit), folder / hybrid)
 
     folder = setup.stage("traces", work)
     found: Traces = {}
     for key, file in files.items():
-        traces = read_traces(folder / file)
-        found[key] = [t for t in traces if vocabulary.knows(t.tokens)]
+        traces = told_to(pair.base, pair, read_traces(folder / file))
+        found[key] = [t for t in traces if len(t.tokens) > t.n_prompt]
         if len(found[key]) < 2:
             raise UserError(
-                f"Only {len(found[key])} of {len(traces)} traces of {key[0]} are in tokens that both "
+                f"Only {len(found[key])} of {len(traces)} traces of {key[0]} begin with a token that both "
                 "models know, expected at least 2: choose a pair with one vocabulary."
             )
     return found

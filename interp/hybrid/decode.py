@@ -15,6 +15,7 @@ from interp.models import Model, look_every
 from interp.pooling import hook_name
 from interp.queries import key_values, logits_above
 from interp.traces import MAX_NEW_TOKENS, Batch, by_row, next_tokens
+from interp.vocabulary import Vocabulary
 
 GONE = -2
 """In place of a category where a row has ended."""
@@ -186,13 +187,16 @@ def decode_hybrid(
     draws: Float[Tensor, "row step stream"],
     sampled: bool = False,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    thinking_prompts: Sequence[Sequence[int]] | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> list[Decoded]:
     """Continue each prompt with the base, steered where the arm's controller says so.
 
-    Both models read the same tokens over caches of their own. A steered token costs one pass of one
-    position through the blocks above the edited layer, for all candidates together; the edit leaves no
-    trace in the cache, so nothing is steered but this token. To know which rows are steered is to wait for
-    the device: on an accelerator every row's candidates are computed, and not counted in `passes` where they
+    Both models read the same new tokens over caches of their own, after the same prompts unless there are
+    `thinking_prompts`; only tokens of the `vocabulary` are said (default: all). A steered token costs one pass
+    of one position through the blocks above the edited layer, for all candidates together; the edit leaves no
+    trace in the cache, so nothing is steered but this token. To know which rows are steered is to wait for the
+    device: on an accelerator every row's candidates are computed, and not counted in `passes` where they
     are not used. `draws` are uniform in [0, 1): stream 0 samples tokens, 1 serves the controller, 2 a random
     judge. Raises `UserError` where the arm needs a thinking model and there is none, and
     where a prompt leaves no room.
@@ -208,7 +212,14 @@ def decode_hybrid(
         )
     other = thinking if arm.needs_thinking else None
     batch = Batch(base, prompts)
-    models = [model for model in (base, other) if model is not None]
+    models, batches = [base], [batch]
+    if other is not None:
+        models.append(other)
+        same = thinking_prompts is None
+        batches.append(batch if same else Batch(other, thinking_prompts, ends=base.ends))
+    sayable = (
+        Vocabulary(base.bridge.cfg.d_vocab).sayable if vocabulary is None else vocabulary.sayable
+    )
     caches = [growing_cache(model) for model in models]
     draws = draws.to(base.device)
     steered, changed = list[Tensor](), list[Tensor]()
@@ -224,8 +235,8 @@ def decode_hybrid(
         logits = []
         for i, model in enumerate(models):
             with model.bridge.hooks(fwd_hooks=[hooks[i]]):
-                out = model.hf(past_key_values=caches[i], **batch.inputs())
-            logits.append(out.logits[:, -1])
+                out = model.hf(past_key_values=caches[i], **batches[i].inputs())
+            logits.append(sayable(out.logits[:, -1]))
         now = draws[batch.places, step]
         view = View(
             step,
@@ -245,7 +256,8 @@ def decode_hybrid(
         if len(rows):
             part = view.at(rows)
             used[rows] = which.where(acts, -1)
-            asked = arm.proposal.candidates(part, which, _ask(base, layer, caches[0], batch, rows))
+            ask = _ask(base, layer, caches[0], batch, rows)
+            asked = sayable(arm.proposal.candidates(part, which, ask))
             n_candidates = asked.shape[1]
             u = None if uniforms is None else uniforms[rows, None].expand(-1, n_candidates)
             said, chosen = _judge(arm.judge, next_tokens(asked, u), own[rows], part, now[rows, 2])
@@ -255,9 +267,9 @@ def decode_hybrid(
         changed.append(batch.by_prompt((tokens != own).long(), GONE))
         eligible_n += batch.by_prompt(eligible.long(), 0)
         edited_n += batch.by_prompt(edited.long(), 0)
-        read = batch.real.sum(1).double() * len(logits)
+        read = torch.stack([one.real.sum(1) for one in batches]).sum(0).double()
         passes += batch.by_prompt(read + (used >= 0) * (n_candidates * share), 0.0)
-        keep = batch.say(tokens)
+        keep, *_ = (one.say(tokens) for one in dict.fromkeys(batches))
         if batch.over:
             break
         if keep is not None:

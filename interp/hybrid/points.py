@@ -8,9 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.models import Model, left_pad, positions_of
-from interp.pairs import SHARED_PAD, Pair
+from interp.models import Model, positions_of
+from interp.pairs import Pair
 from interp.queries import KeyValues, key_values, logits_above, read_cached
+from interp.texts import padded_for_both
 from interp.types import Trace
 
 N_PER_BATCH = 128
@@ -117,15 +118,22 @@ def read_points(
     thinking_layer: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Points]:
-    """Both models read the traces; every generated token's position is a point."""
+    """Both models read the traces, each after its own prompt; every generated token's position is a point.
+
+    Traces are as the base reads them (`told_to`). No token is said that one of the models does not know.
+    """
+    sayable = pair.vocabulary.sayable
     order = sorted(range(len(traces)), key=lambda i: len(traces[i].tokens))
     found = []
     for begin in range(0, len(order), N_PER_BATCH):
         rows = order[begin : begin + N_PER_BATCH]
         part = [traces[i] for i in rows]
-        ids, real = left_pad([t.tokens for t in part], SHARED_PAD, pair.base.device)
+        read = padded_for_both(pair, part)
+        ids, real = read["base"]
         base_resid, base_logits, cache = read_cached(pair.base, ids, real, layers)
-        thinking_resid, thinking_logits, _ = read_cached(pair.thinking, ids, real, [thinking_layer])
+        thinking_resid, thinking_logits, _ = read_cached(
+            pair.thinking, *read["thinking"], [thinking_layer]
+        )
         place = torch.arange(ids.shape[1], device=ids.device)
         shift = ids.shape[1] - torch.tensor([len(t.tokens) for t in part], device=ids.device)
         first = shift + torch.tensor([t.n_prompt for t in part], device=ids.device) - 1
@@ -136,8 +144,8 @@ def read_points(
             real=(place >= first[:, None]) & (place < ids.shape[1] - 1),
             base_resid=base_resid,
             thinking_resid=thinking_resid[thinking_layer],
-            base_logits=base_logits,
-            target=thinking_logits.argmax(-1),
+            base_logits=sayable(base_logits),
+            target=sayable(thinking_logits).argmax(-1),
             written=torch.cat([ids[:, 1:], ids[:, :1]], 1),
             seen=(place < place[:, None]) & real[:, None],
             positions=positions_of(real),

@@ -13,6 +13,7 @@ from interp.runs import read_json, write_json
 from interp.setup import Setup
 from interp.tasks import load_task
 from interp.taxonomy import Taxonomy, agreement, choose, fit_kmeans
+from interp.texts import moved, told_to
 from interp.traces import Job, generate_all, read_traces
 from interp.types import Trace
 
@@ -51,18 +52,23 @@ def make_traces(setup: Setup) -> Traces:
 def prepare(setup: Setup, traces: Traces) -> tuple[Lab, dict]:
     """The lab with its taxonomy, chosen on the fit split, and the taxonomy's record."""
     pair, config = setup.pair, setup.config
-    fit = traces["base", "fit"] + traces["thinking", "fit"] + traces["thinking", "greedy"]
+    fit = told_to(
+        pair.base,
+        pair,
+        traces["base", "fit"] + traces["thinking", "fit"] + traces["thinking", "greedy"],
+    )
     segments = segment_all(pair.base, fit, config.annotator)
     n_base = len(traces["base", "fit"])
     first_greedy = n_base + len(traces["thinking", "fit"])
     layers = candidate_layers(pair.base.n_layers)
 
     def stores(folder: Path, advance=lambda n: None) -> tuple[ActivationStore, ActivationStore]:
+        read_by = {model: told_to(model, pair, fit) for model in (pair.base, pair.thinking)}
         base, thinking = (
             collect(
                 model,
-                fit,
-                segments,
+                read_by[model],
+                moved(segments, fit, read_by[model]),
                 folder / read,
                 layers=layers,
                 reads=[read],

@@ -48,11 +48,16 @@ class Writer:
         sampled: bool = False,
     ) -> tuple[list[Trace], list[Decoded]]:
         """Graded traces of the arm and what was steered in them."""
-        prompts = [prompt_tokens(self.pair.base, p.prompt) for p in problems]
+        pair = self.pair
+        prompts, theirs = (
+            [prompt_tokens(model, p.prompt) for p in problems]
+            for model in (pair.base, pair.thinking)
+        )
         draws = torch.from_numpy(np.stack([self.draws(p, seed, sample) for p in problems]))
         rows = decode_hybrid(
-            self.pair.base, self.pair.thinking, prompts, arm, draws,
+            pair.base, pair.thinking, prompts, arm, draws,
             self.sampled or sampled, self.max_new_tokens,
+            None if theirs == prompts else theirs, pair.vocabulary,
         )  # fmt: skip
         return self.traces(problems, rows, sample, sampled), rows
 

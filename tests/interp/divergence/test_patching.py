@@ -44,7 +44,7 @@ def y_of(logits, wanted, own):
 
 
 def test_y_and_patches_equal_a_slow_loop(pair, slow, slow_thinking, traces, found, places, splits):
-    restored = patch(splits, pair.thinking, pair.base, 3, ("resid_post",))["resid_post"]
+    restored = patch(splits, "thinking", "base", 3, ("resid_post",))["resid_post"]
     for row, (i, t) in enumerate(places):
         tokens = list(traces[i].tokens[: traces[i].n_prompt + t])
         pair_of = int(found[i].thinking_token[t]), int(found[i].base_token[t])
@@ -64,8 +64,8 @@ def test_y_and_patches_equal_a_slow_loop(pair, slow, slow_thinking, traces, foun
 
 def test_a_model_patched_into_itself_changes_nothing(pair, splits):
     own = Pair("own", pair.base, pair.base)
-    same = type(splits)(own, splits.ids, splits.real, splits.wanted, splits.own)
-    for one in patch(same, pair.base, pair.base, 2).values():
+    same = replace(splits, pair=own)
+    for one in patch(same, "thinking", "base", 2).values():
         assert np.abs(one.gain).max() < 1e-4
 
 
@@ -81,8 +81,8 @@ def one_head(pair, other_folder):
 
 
 def test_all_of_the_last_residual_stream_restores_everything(one_head, splits, groups):
-    both = type(splits)(one_head, splits.ids, splits.real, splits.wanted, splits.own)
-    found = patch(both, one_head.thinking, one_head.base, 1)
+    both = replace(splits, pair=one_head)
+    found = patch(both, "thinking", "base", 1)
     last = one_head.base.n_layers - 1
     np.testing.assert_allclose(
         found["resid_post"].gain[last, 0], found["resid_post"].whole, atol=1e-3
@@ -144,7 +144,7 @@ def kept_output(block, kept):
 def test_patches_of_components_back_into_the_thinking_model_equal_a_slow_loop(
     pair, slow, slow_thinking, traces, found, places, splits, component, module
 ):
-    restored = patch(splits, pair.base, pair.thinking, 1, (component,))[component]
+    restored = patch(splits, "base", "thinking", 1, (component,))[component]
     for row, (i, t) in enumerate(places[:4]):
         tokens = list(traces[i].tokens[: traces[i].n_prompt + t])
         pair_of = int(found[i].thinking_token[t]), int(found[i].base_token[t])
@@ -159,10 +159,10 @@ def test_patches_of_components_back_into_the_thinking_model_equal_a_slow_loop(
 
 
 def test_components_of_one_layer_add_up_to_its_residual(pair, splits):
-    _, kept = keep_all(pair.base, splits, (*COMPONENTS, "resid_pre"))
+    _, kept = keep_all("base", splits, (*COMPONENTS, "resid_pre"))
     for layer in range(pair.base.n_layers):
         parts = [kept[c, layer] for c in ("resid_pre", "attn_out", "mlp_out")]
-        real = splits.real
+        real = splits.read["base"][1]
         torch.testing.assert_close(
             sum(parts)[real], kept["resid_post", layer][real], rtol=1e-4, atol=1e-2
         )
@@ -223,7 +223,7 @@ def test_a_planted_foreboding_is_found_in_its_layer_and_none_without_it():
 def test_the_full_patch_equals_patching_and_parts_lie_along_directions(
     pair, slow, vocabulary, traces, found, places, splits, groups
 ):
-    whole = patch(splits, pair.thinking, pair.base, 1, ("resid_post",))["resid_post"]
+    whole = patch(splits, "thinking", "base", 1, ("resid_post",))["resid_post"]
     points = read_points(pair, traces, [LAYER], pair.thinking.n_layers - 1)
     wanted = {(i, traces[i].n_prompt + t - 1) for i, t in places}
     masks = [
