@@ -169,7 +169,7 @@ for trace in steered:
 # than under any of these random directions, and the text stays English. That is the sanity check, on a few
 # problems and for one edit, beside an easy null. It does not say that the model *needs* the direction: `whenlens
 # run --base smollm2 --task questions` ablates it too, on more problems, beside 120 null directions of the harder
-# kind, of which a few do as much as the real one.
+# kind, of which few or none do as much as the real one.
 #
 # In grade-school math there is little to find. The model has no habit of checking, of going back or of doubt,
 # so the main job (`whenlens run --base smollm2 --task gsm_symbolic`) leaves those behaviors out and says so.
