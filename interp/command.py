@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -70,7 +70,20 @@ Address = Annotated[
     str | None,
     typer.Option(help="Of a Ray cluster, HOST:PORT (default: one started on this machine)."),
 ]
-NReport = Annotated[int, typer.Option(min=10, help="Problems in the report split.")]
+
+
+def size(what: str, built_in: int, other: str, least: int = 10) -> Any:
+    """Option for how many there are of something, with its defaults for built-in pairs and other models."""
+    text = f"{what} (default: {built_in} of built-in pairs, else {other})."
+    return typer.Option(min=least, help=text)
+
+
+NFit = Annotated[int | None, size("Problems to fit", 600, "30")]
+NReport = Annotated[int | None, size("Problems to report", 500, "24, questions 150")]
+NPoints = Annotated[int | None, size("Places at which edits are scored, a split", 144, "16")]
+MaxNewTokens = Annotated[
+    int | None, size("Longest trace, in tokens", 160, "80, questions 60", least=8)
+]
 
 
 def command_line() -> str:

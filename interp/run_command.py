@@ -12,6 +12,10 @@ from interp.command import (
     AnnotatorName,
     DeviceMapName,
     EngineName,
+    MaxNewTokens,
+    NFit,
+    NPoints,
+    NReport,
     PairName,
     RunFolder,
     Task,
@@ -20,16 +24,11 @@ from interp.command import (
     Workers,
     command_line,
     console,
+    size,
     stoppable,
 )
 from interp.engine import open_engine
 from interp.verdicts import too_few_nulls
-
-
-def _size(what: str, built_in: int, other: str) -> Any:
-    """Option for the most problems of a split."""
-    text = f"Problems to {what} (default: {built_in} of built-in pairs, else {other})."
-    return typer.Option(min=10, help=text)
 
 
 def run(
@@ -56,9 +55,9 @@ def run(
         float | None,
         typer.Option(min=0.01, help="Of sampled traces (default: 1, other models .7)."),
     ] = None,
-    n_fit: Annotated[int | None, _size("fit", 600, "30")] = None,
-    n_select: Annotated[int | None, _size("select", 400, "20")] = None,
-    n_report: Annotated[int | None, _size("report", 500, "24, questions 150")] = None,
+    n_fit: NFit = None,
+    n_select: Annotated[int | None, size("Problems to select", 400, "20")] = None,
+    n_report: NReport = None,
     n_random: Annotated[
         int | None,
         typer.Option(
@@ -66,27 +65,12 @@ def run(
             help="Random null directions; with fewer than 80 nothing is called causal (default: 100).",
         ),
     ] = None,
-    n_points: Annotated[
-        int | None,
-        typer.Option(
-            min=10,
-            help="Places at which edits are scored, a split (default: 144 of built-in pairs, else 16).",
-        ),
-    ] = None,
+    n_points: NPoints = None,
     n_null_problems: Annotated[
         int | None,
-        typer.Option(
-            min=2,
-            help="Report problems on which nulls generate (default: 70 of built-in pairs, else 4, questions 24).",
-        ),
+        size("Report problems on which nulls generate", 70, "4, questions 24", least=2),
     ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=8,
-            help="Longest trace, in tokens (default: 160 of built-in pairs, else 80, questions 60).",
-        ),
-    ] = None,
+    max_new_tokens: MaxNewTokens = None,
     device_map: DeviceMapName = None,
     engine: EngineName = "local",
     workers: Workers = None,

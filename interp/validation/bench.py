@@ -15,7 +15,7 @@ from interp.causal_subject import Subject
 from interp.config import Config, asked_problems
 from interp.decisions import DecisionPoints
 from interp.pairs import MODELS, Pair
-from interp.pipeline import make_traces, read_activations
+from interp.pipeline import _measurable, make_traces, read_activations
 from interp.progress import Progress
 from interp.readings import random_vectors, residuals, shuffled_vectors
 from interp.runs import Run
@@ -30,13 +30,14 @@ READING = (("before", "matched"),)
 class Bench:
     """One model of a pair on trial.
 
-    `own` is that model, `other` the pair's other one, `thinking` the one in which behaviors are ablated;
-    `report` holds the activations of `own` on the report split, `problems` are that split's, `words` is
-    what a user would put before a problem instead of steering.
+    `own` is that model, `other` the pair's other one (None where the model stands alone), `thinking` the one
+    in which behaviors are ablated (the model itself, where it stands alone); `report` holds the activations
+    of `own` on the report split, `problems` are that split's, `words` is what a user would put before a
+    problem instead of steering.
     """
 
     own: Subject
-    other: Subject
+    other: Subject | None
     thinking: Subject
     report: ActivationStore
     problems: list[Problem]
@@ -49,20 +50,26 @@ class Bench:
     def prepare(
         cls, run: Run, pair: Pair, which: str, config: Config, progress: Progress
     ) -> "Bench":
-        """Make traces and read activations, or take what the run's folder has of them."""
+        """Make traces and read activations, or take what the run's folder has of them.
+
+        Without behaviors in `config`, those count that are frequent enough in the fit split; raises
+        `UserError` where none is.
+        """
         material = make_traces(run, pair, config, progress)
         fit, report = (
             read_activations(run, pair, material, split, progress) for split in ("fit", "report")
         )
+        config, _ = _measurable(config, pair, fit)
         subjects = {
-            name: Subject(getattr(pair, name), name, config, material, fit[name]) for name in MODELS
+            name: Subject(getattr(pair, name), name, config, material, fit[name])
+            for name in pair.names
         }
         task = load_task(config.task)
         problems = {p.id: p for p in asked_problems(task)}
         asked = [problems[t.problem_id] for t in material.traces[which, "report"]]
-        other = MODELS[1 - MODELS.index(which)]
+        other = subjects.get(MODELS[1 - MODELS.index(which)])
         return cls(
-            subjects[which], subjects[other], subjects["thinking"], report[which],
+            subjects[which], other, subjects.get("thinking", subjects[which]), report[which],
             asked, task.grade, task.family, pair.prompt,
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp.causal import (
     DOSES,
+    MIN_PROBLEMS,
     Arm,
     ArmResult,
     Candidate,
@@ -101,6 +102,13 @@ class Evidence:
             "removed_share": -record["effect"] / rate if rate else None,
             "layer": layer,
         }
+
+    def too_few(self, points: DecisionPoints, at: Bool[np.ndarray, " point"]) -> str | None:
+        """In words, that the points are of too few problems to measure on; None where there are enough."""
+        n = len(np.unique(points.groups[at]))
+        if n >= MIN_PROBLEMS:
+            return None
+        return f"{self.name} is a choice in {n} of the problems, fewer than {MIN_PROBLEMS}"
 
     def rise(
         self, points: DecisionPoints, at: Bool[np.ndarray, " point"]

@@ -3,17 +3,22 @@
 import importlib.metadata
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from interp.behaviors import labels_of
 from interp.config import Config, config_json, shortage
 from interp.errors import UserError, unknown_name
+from interp.loading import DeviceMap
 from interp.models import Model
-from interp.pairs import MODELS, Pair, load_pair
+from interp.pairs import MODELS, Pair, load_pair, model_place
+from interp.presets import config_for
 from interp.progress import Progress
 from interp.runs import Run, read_json, write_json
-from interp.types import BEHAVIORS, Trace
+from interp.types import Trace
 from interp.validation.bench import Bench
 from interp.validation.candidates import CandidateDirection, read_candidates
 from interp.validation.evidence import Evidence
@@ -51,17 +56,40 @@ def check_candidate(
         )  # fmt: skip
 
 
-def split_model(model: str, pair: str | None) -> tuple[str, str]:
-    """Pair and which of its models `--model` names: `PAIR/base`, or `base` beside --pair."""
-    head, _, which = model.rpartition("/")
-    if which not in MODELS or not (head or pair):
+def check_shown(candidate: CandidateDirection, bench: Bench) -> None:
+    """Raise `UserError` unless the behavior is shown often enough on the fit split to be tested."""
+    tested = bench.own.behaviors
+    if candidate.behavior not in tested:
+        n = len({*bench.own.store.groups.tolist()})
         raise UserError(
-            f"Model {model!r} is not one of a pair: give PAIR/base or PAIR/thinking, for example "
-            "countdown-rl/base, or a folder that holds both."
+            f"{candidate.name!r} steers {candidate.behavior}, which texts of too few of the {n} fit problems show "
+            f"to be tested (enough show {', '.join(tested)}): give more problems with --n-fit, another --task or "
+            "--annotator, or choose directions with --only."
         )
-    if pair is not None and head and Path(head).name != Path(pair).name:
-        raise UserError(f"Model {model!r} is not of pair {pair!r}: leave one of the two out.")
-    return pair or head, which
+
+
+def config_of(pair: str, seed: int = 0, **given: Any) -> Config:
+    """The configuration of a validation: that of the main job, nulls on `N_NULL_PROBLEMS` at most unless given."""
+    config = config_for(pair, seed, **given)
+    if given.get("n_null_problems") is not None:
+        return config
+    return replace(config, n_null_problems=min(config.n_null_problems, N_NULL_PROBLEMS))
+
+
+def split_model(model: str, pair: str | None) -> tuple[str, str]:
+    """Pair and which of its models `--model` names: `PAIR/base`, or `base` beside --pair.
+
+    A model that stands alone is its own base. Raises `UserError` for a pair alone, and for what is no model.
+    """
+    head, _, which = model.rpartition("/")
+    if which in MODELS and (head or pair):
+        if pair is not None and head and Path(head).name != Path(pair).name:
+            raise UserError(f"Model {model!r} is not of pair {pair!r}: leave one of the two out.")
+        return pair or head, which
+    if pair is not None:
+        raise UserError(f"Model {model!r} is not one of pair {pair!r}: give base or thinking.")
+    model_place(model)
+    return model, "base"
 
 
 def run_validation(
@@ -79,8 +107,12 @@ def run_validation(
     behavior: str | None = None,
     hook: str | None = None,
     dose: float | None = None,
+    device_map: DeviceMap | None = None,
 ) -> list[dict]:
-    """Test every candidate of the file, write `NAME/card.json` and `NAME/card.html`, return the cards."""
+    """Test every candidate of the file, write `NAME/card.json` and `NAME/card.html`, return the cards.
+
+    The configuration is, unless given, what `config_for` says of the model.
+    """
     from interp.validation.card import write_card  # plotly and jinja2 only when needed
 
     progress = progress or Progress()
@@ -91,18 +123,33 @@ def run_validation(
         if not candidates:
             raise unknown_name("direction", only, names)
     folder, which = split_model(model, pair)
-    config = config or Config(pair=folder, n_null_problems=N_NULL_PROBLEMS)
+    config = config or config_of(folder)
+    known = labels_of(config.annotator)
+    for name in config.behaviors or ():
+        if name not in known:
+            raise unknown_name("behavior", name, known)
+    told = config_json(config)  # a task that does not exist is refused before models are loaded
     progress.say(shortage(config))
-    loaded = load_pair(folder, config.thinking, template=config.template)
+    loaded = load_pair(
+        folder,
+        config.thinking,
+        template=config.template,
+        temperature=config.temperature,
+        device_map=device_map,
+    )
+    if loaded.alone and which != "base":
+        raise UserError(f"{loaded.name} stands alone and has no {which} model: give {folder}.")
     own: Model = getattr(loaded, which)
     # Of a file for both models, those of the other one are not on trial.
     here = [c for c in candidates if c.provenance.get("model", own.name) == own.name] or candidates
     for candidate in here:
-        check_candidate(candidate, own, config.behaviors or BEHAVIORS)
-    run = Run(out, config_json(config))
+        check_candidate(candidate, own, config.behaviors or known)
+    run = Run(out, told)
     cards, folders = [], _folders([c.name for c in here])
     with torch.no_grad():
         bench = Bench.prepare(run, loaded, which, config, progress)
+        for candidate in here:
+            check_shown(candidate, bench)
         for number, candidate in enumerate(here):
 
             def work(folder: Path, candidate=candidate) -> None:
@@ -116,7 +163,7 @@ def run_validation(
             inputs = [
                 candidate.name, candidate.behavior, candidate.hook, candidate.provenance, dose,
                 json.loads(json.dumps(gates)), {n: v.tolist() for n, v in candidate.vectors.items()},
-                which, loaded.base.fingerprint, loaded.thinking.fingerprint, loaded.prompt,
+                which, *loaded.fingerprints, loaded.prompt,
             ]  # fmt: skip
             card = read_json(run.stage(f"card-{number}", inputs, work) / "card.json")
             target = out / "cards" / folders[number]

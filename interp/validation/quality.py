@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 
 from interp.behaviors import segment
-from interp.interventions import forward
+from interp.interventions import Intervention, forward, intervene
 from interp.models import Model
 from interp.types import Segment, Trace
 from probes import paired_bootstrap, paired_ratio_bootstrap
@@ -16,6 +16,8 @@ from probes import paired_bootstrap, paired_ratio_bootstrap
 N_REPEATS = 4
 """As often as this the same sentence makes a loop."""
 ROWS_PER_BATCH = 32
+MAX_LOGITS = 2**28
+"""The most logits in a batch, unless one text alone has more: a gibibyte of each kind in float32."""
 
 
 def loops(model: Model, traces: Sequence[Trace]) -> Float[np.ndarray, " trace"]:
@@ -94,41 +96,55 @@ def log_probabilities(
 ) -> list[Float[torch.Tensor, "pos vocab"]]:
     """The model's log-probabilities at every token of each trace but the last, under active edits.
 
-    All prompts need the same length in a batch for a segment start to be told: they are read one length
-    at a time.
+    Read in one batch: all prompts need the same length for a segment start to be told.
     """
-    found: dict[int, torch.Tensor] = {}
+    logits = forward(model, [trace.tokens for trace in traces], traces[0].n_prompt - 1)
+    return [
+        row[-len(trace.tokens) :][:-1].float().log_softmax(-1)
+        for row, trace in zip(logits, traces, strict=True)
+    ]
+
+
+def batches(traces: Sequence[Trace], d_vocab: int) -> list[list[int]]:
+    """Places of traces with prompts of one length, as many to a batch as `MAX_LOGITS` allows."""
     by_prompt: dict[int, list[int]] = {}
     for i, trace in enumerate(traces):
         by_prompt.setdefault(trace.n_prompt, []).append(i)
-    for n_prompt, rows in by_prompt.items():
-        for begin in range(0, len(rows), ROWS_PER_BATCH):
-            part = rows[begin : begin + ROWS_PER_BATCH]
-            logits = forward(model, [traces[i].tokens for i in part], n_prompt - 1)
-            for row, i in enumerate(part):
-                own = logits[row, -len(traces[i].tokens) :][:-1]
-                found[i] = own.float().log_softmax(-1)
-    return [found[i] for i in range(len(traces))]
+    longest = max(len(trace.tokens) for trace in traces)
+    n = min(ROWS_PER_BATCH, max(1, MAX_LOGITS // (longest * d_vocab)))
+    return [rows[k : k + n] for rows in by_prompt.values() for k in range(0, len(rows), n)]
 
 
 def neutral_text(
-    clean: Sequence[torch.Tensor],
-    steered: Sequence[torch.Tensor],
+    model: Model,
+    edits: Sequence[Intervention],
     traces: Sequence[Trace],
     segments: Sequence[Sequence[Segment]],
     seed: int,
 ) -> dict[str, dict]:
-    """KL(clean||steered) a token, in nats, on the same text, by where it stands; and perplexity.
+    """KL(clean||edited) a token, in nats, on the same text, by where it stands; and perplexity.
 
     `starts` are the tokens that begin a segment or end the text, where steering is meant to act; `prompt`,
     `think` and `answer` are all others. Intervals are over traces.
     """
+    shifts: dict[int, tuple[np.ndarray, list[float]]] = {}
+    for batch in batches(traces, model.bridge.cfg.d_vocab):
+        texts = [traces[i] for i in batch]
+        clean = log_probabilities(model, texts)
+        with intervene(model, *edits):
+            steered = log_probabilities(model, texts)
+        for i, trace, before, after in zip(batch, texts, clean, steered, strict=True):
+            kl = (before.exp() * (before - after)).sum(-1).clamp_min(0).double().cpu().numpy()
+            said = torch.tensor(trace.tokens[1:], device=before.device)[:, None]
+            new = slice(trace.n_prompt - 1, None)
+            nll = [-float(p.gather(-1, said)[new, 0].sum()) for p in (before, after)]
+            shifts[i] = kl, nll
     parts: dict[str, list[tuple[float, int]]] = {
         n: [] for n in ("prompt", "think", "answer", "starts")
     }
     losses: list[tuple[float, float, int]] = []
-    for before, after, trace, row in zip(clean, steered, traces, segments, strict=True):
-        kl = (before.exp() * (before - after)).sum(-1).clamp_min(0).double().cpu().numpy()
+    for i, (trace, row) in enumerate(zip(traces, segments, strict=True)):
+        kl, nll = shifts[i]
         place = np.full(len(trace.tokens), "think", dtype=object)
         place[: trace.n_prompt] = "prompt"
         for part in row:
@@ -140,10 +156,7 @@ def neutral_text(
         place = place[1:]  # row t says token t + 1
         for name, rows in parts.items():
             rows.append((float(kl[place == name].sum()), int((place == name).sum())))
-        said = torch.tensor(trace.tokens[1:], device=before.device)[:, None]
-        new = torch.arange(len(said)) >= trace.n_prompt - 1
-        nll = [-float(p.gather(-1, said)[:, 0][new].sum()) for p in (before, after)]
-        losses.append((nll[0], nll[1], int(new.sum())))
+        losses.append((nll[0], nll[1], len(trace.tokens) - trace.n_prompt))
     found: dict[str, dict] = {}
     for name, rows in parts.items():
         sums, counts = np.array(rows).T

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from interp.activations import ActivationStore
@@ -46,9 +46,9 @@ def stability(evidence: Evidence, min_cosine: float) -> Gate:
     for name in ANNOTATORS:
         rows = [annotate(row, name) for row in subject.fit_segments]
         labelings[name] = np.array([s.behavior == behavior for row in rows for s in row])
-    resampled = [
-        np.repeat(np.arange(len(groups)), w[groups].astype(int)) for w in weights.astype(int)
-    ]
+    drawn = (np.repeat(np.arange(len(groups)), w[groups].astype(int)) for w in weights.astype(int))
+    # Where few problems show it, a resample may hold none of them.
+    resampled = [rows for rows in drawn if contrasts(y[rows], store.previous[rows])]
 
     def refit(layer: int, store: ActivationStore, y: np.ndarray, read: str = "before", rows=None):
         rows = np.arange(len(y)) if rows is None else rows
@@ -71,8 +71,7 @@ def stability(evidence: Evidence, min_cosine: float) -> Gate:
             "annotators": {},
         }
         for name, labeled in labelings.items():
-            after = store.previous[labeled]
-            able = any(not labeled[store.previous == kind].all() for kind in np.unique(after))
+            able = contrasts(labeled, store.previous)
             again = cosine(refit(layer, store, labeled), vector) if able else None
             found["annotators"][name] = again
         return found
@@ -96,6 +95,11 @@ def stability(evidence: Evidence, min_cosine: float) -> Gate:
     return Gate("stability", passed, reason, found["mean"], found["ci"], found["null"], details)
 
 
+def contrasts(y: Bool[np.ndarray, " segment"], previous: Shaped[np.ndarray, " segment"]) -> bool:
+    """Whether segments after one kind are labeled and unlabeled, for any kind."""
+    return any(not y[previous == kind].all() for kind in np.unique(previous[y]))
+
+
 def cosine(a: Float[np.ndarray, " d_model"], b: Float[np.ndarray, " d_model"]) -> float:
     """Cosine of two vectors; 0 where one has no length."""
     return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
@@ -108,7 +112,8 @@ Setting = tuple[DecisionPoints, Bool[np.ndarray, " point"]]
 def transfer(evidence: Evidence, settings: Mapping[str, Setting], min_share: float) -> Gate:
     """Rise of the behavior's probability in other settings, beside that where it is on trial.
 
-    As a share of what is left to rise: where a behavior is likely anyway, little is.
+    As a share of what is left to rise: where a behavior is likely anyway, little is. A setting with too few
+    problems is None.
     """
     i, seed = evidence.behavior, evidence.subject.config.seed
 
@@ -117,22 +122,33 @@ def transfer(evidence: Evidence, settings: Mapping[str, Setting], min_share: flo
         room = 1 - float(points.clean[:, i].cpu().numpy()[at].mean())
         return found | {"room": room, "share_of_room": found["effect"] / room}
 
-    here = measured(evidence.subject.report, evidence.subject.report_at[i])
-    found = {name: measured(*where) for name, where in settings.items()}
+    own = evidence.subject.report, evidence.subject.report_at[i]
+    if few := evidence.too_few(*own):
+        return Gate("transfer", None, few)
+    here = measured(*own)
+    short = {name: few for name, where in settings.items() if (few := evidence.too_few(*where))}
+    found = {name: measured(*where) for name, where in settings.items() if name not in short}
+    told = found | dict.fromkeys(short)
     if here["effect"] <= 0:
         reason = f"its own behavior changes by {here['effect']:+.3f} where it is on trial"
-        return Gate("transfer", False, reason, details={"own": here, "settings": found})
+        return Gate("transfer", False, reason, details={"own": here, "settings": told})
     shares = {name: each["share_of_room"] / here["share_of_room"] for name, each in found.items()}
+    unseen = "; ".join(f"{name}, {few}" for name, few in short.items())
+    if not shares:
+        return Gate("transfer", None, unseen, details={"own": here, "settings": told})
     worst = min(shares, key=lambda name: shares[name])
     sure = all(each["ci"][0] > 0 for each in found.values())
     reason = (
         f"it raises the probability by {here['share_of_room']:.1%} of what is left to rise where it is on "
         f"trial; elsewhere least {worst}, by {found[worst]['share_of_room']:.1%}"
+        + (f"; not measured: {unseen}" if unseen else "")
     )
     scale = found[worst]["room"] * here["share_of_room"]
     low, high = (bound / scale for bound in found[worst]["ci"])
     passed = sure and shares[worst] >= min_share
-    details = {"own": here, "settings": found, "shares": shares}
+    if passed and short:
+        passed = None
+    details = {"own": here, "settings": told, "shares": shares}
     return Gate("transfer", passed, reason, shares[worst], (low, high), None, details)
 
 
@@ -157,6 +173,8 @@ def redundancy(evidence: Evidence, min_share: float) -> Gate:
     if whole <= 0 or any(not labels.any() or labels.all() for labels in (y, y_report, y_own)):
         reason = f"{thinking.model.name} never shows {evidence.name}, so nothing can be removed"
         return Gate("redundancy", None, reason)
+    if few := evidence.too_few(thinking.report, at):
+        return Gate("redundancy", None, f"in {thinking.model.name} {few}")
     readable = removal(x, y, x_report, y_report, N_REMOVALS, vector.double().numpy()).auroc
 
     def left(edit: Above) -> Float[np.ndarray, " choice"]:

@@ -12,7 +12,6 @@ from interp.causal import EDITS_PER_BATCH, generate_under
 from interp.decisions import DecisionPoints
 from interp.interventions import Add, Audit
 from interp.models import Model
-from interp.traces import MAX_NEW_TOKENS
 from interp.types import Problem, Trace
 
 ROWS_PER_BATCH = 1024
@@ -91,7 +90,7 @@ class Steering:
         doses: Sequence[float],
         grade: Callable[[Problem, str], bool],
         seed: int,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int,
     ) -> tuple[list[list[Trace]], Audit]:
         """Traces under every direction at its dose, on the same problems with the same draws."""
         found, audit, n = [], Audit(), len(problems)

@@ -6,17 +6,17 @@ from functools import cached_property
 
 import numpy as np
 
+from interp.behaviors import labels_of
 from interp.causal import ArmResult, rate_change, specific
 from interp.curves import mean_effect
-from interp.interventions import Audit, intervene
-from interp.types import BEHAVIORS, Trace
+from interp.interventions import Audit
+from interp.types import Trace
 from interp.validation.evidence import Evidence
 from interp.validation.gates import Gate, Thresholds, read_gates
 from interp.validation.quality import (
     broken,
     compare_traces,
     lengths,
-    log_probabilities,
     neutral_text,
     share_change,
 )
@@ -108,7 +108,7 @@ class Trial:
         before, after = (
             self.bench.segments(traces) for traces in (self.own.clean_traces, self.traces)
         )
-        for label in (*BEHAVIORS, None):
+        for label in (*labels_of(self.own.config.annotator), None):
             if label not in self.own.behaviors:
                 found[label or UNLABELED] = share_change(before, after, label, self.seed)
         worst = max(found, key=lambda b: found[b]["effect"])
@@ -127,13 +127,16 @@ class Trial:
         doses = sorted({*GRID, third, 2 * third, self.dose})
         i = self.evidence.behavior
         at = self.own.report_at[i]
+        if few := self.evidence.too_few(self.own.report, at):
+            return Gate("dose_response", None, few)
         effects = self.steering.changes(self.own.report, doses)[0, :, i][:, at]
         mirror = self.steering.negated.changes(self.own.report, [self.dose])[0, 0, i, at]
         problems = self.bench.problems[:N_COLLAPSE]
         model = self.own.model
         vectors = self.steering.vectors.expand(len(doses), -1, -1).contiguous()
         many = replace(self.steering, vectors=vectors)
-        rows, _ = many.traces(model, problems, doses, self.bench.grade, self.seed)
+        most = self.own.config.max_new_tokens
+        rows, _ = many.traces(model, problems, doses, self.bench.grade, self.seed, most)
         levels = [self.own.clean_traces[: len(problems)], *rows]
         bad = np.stack([broken(model, traces) for traces in levels])
         known = {**read_gates(), **self.gates}  # a gate that is left out has its defaults
@@ -171,10 +174,8 @@ class Trial:
         table = compare_traces(self.own.model, self.own.clean_traces, self.traces, self.seed)
         texts = self.own.clean_traces[:N_NEUTRAL]
         segments = self.bench.segments(texts)
-        clean = log_probabilities(self.own.model, texts)
-        with intervene(self.own.model, *self.steering.edits(self.dose)):
-            steered = log_probabilities(self.own.model, texts)
-        neutral = neutral_text(clean, steered, texts, segments, self.seed)
+        edits = self.steering.edits(self.dose)
+        neutral = neutral_text(self.own.model, edits, texts, segments, self.seed)
         kl = max(neutral[part]["kl"] or 0.0 for part in ("prompt", "think", "answer"))
         loss, rise = table["accuracy"], table["broken"]
         bad = [
@@ -209,10 +210,10 @@ class Trial:
         """It raises the behavior in the pair's other model, for other problems and other words, too."""
         bench, own, i = self.bench, self.own, self.evidence.behavior
         told = bench.told_points
-        settings = {
-            f"in {bench.other.model.name}": (bench.other.report, bench.other.report_at[i]),
-            f"after {bench.words!r}": (told, own.choices_at(told)[i]),
-        }
+        settings = {}
+        if (other := bench.other) is not None:
+            settings[f"in {other.model.name}"] = (other.report, other.report_at[i])
+        settings[f"after {bench.words!r}"] = (told, own.choices_at(told)[i])
         families = {p.id: bench.family(p) for p in bench.problems}
         kinds = np.array([families[group] for group in own.report.groups])
         for kind in sorted(set(kinds)):

@@ -181,3 +181,14 @@ def test_the_share_that_goes_equals_full_forwards_reset_to_the_mean_from_the_lay
     assert found.details["removed_by_step"][1] == pytest.approx(found.estimate, abs=1e-6)
     assert found.details["leace"] > 0.5
     assert found.null < found.estimate
+
+
+def test_a_setting_of_too_few_problems_is_not_measured_and_no_pass(bench, evidence):
+    points, at = bench.own.report, bench.own.report_at[evidence.behavior]
+    few = at & np.isin(points.groups, np.unique(points.groups[at])[:4])
+    found = transfer(evidence, {"here": (points, at), "in few": (points, few)}, 0.25)
+    assert found.passed is None and "in few" in found.reason
+    assert found.details["settings"]["in few"] is None and found.details["shares"]["here"] == 1
+    assert transfer(evidence, {"here": (points, at)}, 0.25).passed
+    assert transfer(evidence, {"here": (points, at), "in few": (points, few)}, 1.01).passed is False
+    assert transfer(evidence, {"in few": (points, few)}, 0.25).passed is None

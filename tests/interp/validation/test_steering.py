@@ -12,7 +12,14 @@ from interp.interventions import Add, intervene
 from interp.tasks import load_task
 from interp.traces import generate
 from interp.types import Trace
-from interp.validation.quality import broken, log_probabilities, loops, neutral_text
+from interp.validation.quality import (
+    MAX_LOGITS,
+    batches,
+    broken,
+    log_probabilities,
+    loops,
+    neutral_text,
+)
 from interp.validation.steering import Steering
 from tests.interp.conftest import at_last
 
@@ -106,9 +113,8 @@ def test_neutral_text_is_the_divergence_of_two_full_forwards(sharp, slow, traces
     vector = torch.randn(32, generator=torch.Generator().manual_seed(2)) * 5
     segments = segment_all(sharp, traces, "grammar")
     clean = log_probabilities(sharp, traces)
-    with intervene(sharp, Add(vector, 1, float(vector.norm()), 1.0, at="all")):
-        steered = log_probabilities(sharp, traces)
-    found = neutral_text(clean, steered, traces, segments, 0)
+    edit = Add(vector, 1, float(vector.norm()), 1.0, at="all")
+    found = neutral_text(sharp, [edit], traces, segments, 0)
     total, n = 0.0, 0
     for i, trace in enumerate(traces):
         p = slow.logits(trace.tokens).log_softmax(-1)[:-1]
@@ -118,6 +124,16 @@ def test_neutral_text_is_the_divergence_of_two_full_forwards(sharp, slow, traces
         here = slice(0, trace.n_prompt - 1)
         total, n = total + float(kl[here].sum()), n + trace.n_prompt - 1
     assert found["prompt"]["kl"] == pytest.approx(total / n, rel=1e-2)
-    same = neutral_text(clean, clean, traces, segments, 0)
+    same = neutral_text(sharp, [], traces, segments, 0)
     assert same["prompt"]["kl"] == pytest.approx(0, abs=1e-9)
     assert same["perplexity"]["clean"] == pytest.approx(same["perplexity"]["steered"])
+
+
+def test_batches_hold_one_length_of_prompts_and_no_more_logits_than_allowed(sharp, traces):
+    mixed = [replace(t, n_prompt=t.n_prompt - i % 2) for i, t in enumerate(traces)]
+    longest = max(len(t.tokens) for t in mixed)
+    found = batches(mixed, MAX_LOGITS // (2 * longest))
+    assert sorted(i for rows in found for i in rows) == list(range(len(mixed)))
+    assert max(map(len, found)) <= 2
+    assert all(len({mixed[i].n_prompt for i in rows}) == 1 for rows in found)
+    assert {len(rows) for rows in batches(mixed, 2 * MAX_LOGITS)} == {1}
