@@ -236,7 +236,7 @@ def run_main_job(
         material = make_traces(run, pair, config, progress)
         fit = read_activations(run, pair, material, "fit", progress)
         report = read_activations(run, pair, material, "report", progress)
-        config, skipped = _measurable(config, pair, fit)
+        config, skipped = measurable(config, pair, fit)
         probes = measure_probes(run, pair, config, fit, progress)
         causal = causal_stage.run_stage(run, pair, config, material, fit, progress)
     with progress.bar("results", len(causal)) as advance:
@@ -251,7 +251,7 @@ def run_main_job(
     return results
 
 
-def _measurable(
+def measurable(
     config: Config, pair: Pair, fit: dict[str, ActivationStore]
 ) -> tuple[Config, dict[str, str]]:
     """The configuration with the behaviors that can be tested, and why others cannot.

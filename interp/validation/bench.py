@@ -15,7 +15,7 @@ from interp.causal_subject import Subject
 from interp.config import Config, asked_problems
 from interp.decisions import DecisionPoints
 from interp.pairs import MODELS, Pair
-from interp.pipeline import _measurable, make_traces, read_activations
+from interp.pipeline import make_traces, measurable, read_activations
 from interp.progress import Progress
 from interp.readings import random_vectors, residuals, shuffled_vectors
 from interp.runs import Run
@@ -59,7 +59,7 @@ class Bench:
         fit, report = (
             read_activations(run, pair, material, split, progress) for split in ("fit", "report")
         )
-        config, _ = _measurable(config, pair, fit)
+        config, _ = measurable(config, pair, fit)
         subjects = {
             name: Subject(getattr(pair, name), name, config, material, fit[name])
             for name in pair.names
