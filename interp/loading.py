@@ -73,9 +73,12 @@ def open_checkpoint(
 
 
 def _check_index(folder: Path) -> None:
-    """Raise `UserError` where the index of a checkpoint in parts names anything but safetensors files here."""
+    """Raise `UserError` where the index of a checkpoint in parts names anything but safetensors files here.
+
+    Other indexes, as that of pickled parts which many repositories keep beside, are not read by anyone.
+    """
     here = [file.name for file in folder.glob("*.safetensors")]
-    for index in folder.glob("*.index.json"):
+    for index in folder.glob("*.safetensors.index.json"):
         named = read_json(index).get("weight_map")
         if not isinstance(named, dict) or (strange := [n for n in named.values() if n not in here]):
             what = f"names {strange[0]!r:.60}" if isinstance(named, dict) else "has no weight_map"

@@ -77,8 +77,15 @@ def test_a_configuration_may_not_send_elsewhere_for_weights(folder, where):
         load_model(folder, device="cpu")
 
 
+def test_the_index_of_pickled_parts_beside_safetensors_is_not_read(tiny, folder):
+    """As in Llama 2 and Mistral 7B."""
+    parts = '{"weight_map": {"lm_head.weight": "pytorch_model-00001-of-00002.bin"}}'
+    (folder / "pytorch_model.bin.index.json").write_text(parts)
+    assert load_model(folder, device="cpu").fingerprint == tiny.fingerprint
+
+
 def test_an_index_of_lists_is_one_sentence(folder):
-    (folder / "other.index.json").write_text('{"weight_map": {"a": ["x"]}}')
+    (folder / "other.safetensors.index.json").write_text('{"weight_map": {"a": ["x"]}}')
     with pytest.raises(UserError, match=r"names \['x'\]: expected the names"):
         load_model(folder, device="cpu")
 
