@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 REVISION = re.compile(rf"{HUB_ID.pattern}@[\w./-]+")
 SPARE_ROWS = 1024
 """Rows without a token that any model may have; a large one may have a tenth of its own."""
+BUFFERS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias|position_ids)$")
+"""Tensors of older checkpoints that are no weights: they follow from config.json, and models compute them."""
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 """What is fetched of a repository: weights as safetensors alone, and no code."""
 LOCAL: dict = {"local_files_only": True, "trust_remote_code": False}
@@ -111,6 +114,10 @@ def _read(
 ) -> Checkpoint:
     """The checkpoint in a folder, or the GGUF file that `options` name, with its numbers made whole."""
     folder = path.parent if options else path
+    if options and find_spec("gguf") is None:
+        raise UserError(
+            f"{str(path)!r} is a GGUF file, and the package that reads these is not installed: pip install gguf."
+        )
     try:
         if not options:
             _check_config(path, AutoConfig.from_pretrained(folder, **LOCAL))
@@ -118,7 +125,7 @@ def _read(
         with no_progress_bar():
             found: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, device_map=device_map,
-                output_loading_info=True, **LOCAL, **options,
+                output_loading_info=True, ignore_mismatched_sizes=True, **LOCAL, **options,
             )  # fmt: skip
             weights, info = found
     except UserError:
@@ -132,17 +139,40 @@ def _read(
             f"{str(path)!r} holds no checkpoint that transformers can read{where} ({first_line(error)}): "
             f"{advice}."
         ) from error
-    if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
-        raise UserError(
-            f"{str(path)!r} lacks {len(lacking)} of the weights that its config.json asks for, as {lacking[0]}: "
-            "save or fetch the checkpoint again."
-        )
+    _check_weights(path, weights, info)
     if options:  # a GGUF file takes seconds to say what it is, and says it with its weights
         _check_config(path, weights.config)
     _check_tokens(path, weights, tokenizer)
     if not weights.config.architectures:  # a GGUF file does not say
         weights.config.architectures = [type(weights).__name__]
     return Checkpoint(weights, tokenizer, digest)
+
+
+def _check_weights(path: Path, weights: Any, info: dict[str, Any]) -> None:
+    """Raise `UserError` unless the file has the weights that config.json asks for, all of them and no others.
+
+    `info` is what transformers tells of loading them; it fills what is missing or has another shape with random
+    numbers, and leaves out what it has no place for.
+    """
+    advice = "save or fetch the checkpoint again, with the config.json that belongs to it"
+    if wrong := sorted(info["mismatched_keys"]):
+        name, found, expected = wrong[0]
+        raise UserError(
+            f"{str(path)!r} has {len(wrong)} weights of another shape than its config.json asks for, as {name}, "
+            f"which is {list(found)} in the file and {list(expected)} by config.json: {advice}."
+        )
+    if lacking := sorted(info["missing_keys"]):
+        raise UserError(
+            f"{str(path)!r} lacks {len(lacking)} of the weights that its config.json asks for, as {lacking[0]}: "
+            f"{advice}."
+        )
+    own = weights.state_dict().keys()  # those that are tied to others have their names here too
+    strange = [n for n in info["unexpected_keys"] if n not in own and not BUFFERS.search(n)]
+    if strange:
+        raise UserError(
+            f"{str(path)!r} has {len(strange)} weights that a model of its config.json has no place for, as "
+            f"{min(strange)}: {advice}."
+        )
 
 
 def _check_config(path: Path, config: Any) -> None:

@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,14 @@ def test_what_is_no_gguf_file_is_refused(tmp_path):
         load_model(tmp_path / "broken.gguf", device="cpu")
     with pytest.raises(UserError, match="holds no checkpoint"):
         load_model(tmp_path / "missing.gguf", device="cpu")
+
+
+def test_a_gguf_file_without_the_package_that_reads_it_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / "whole.gguf").write_bytes(b"GGUF" + bytes(40))
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(UserError, match="not installed: pip install gguf") as refused:
+        load_model(tmp_path / "whole.gguf", device="cpu")
+    assert "damaged" not in str(refused.value)
 
 
 @pytest.mark.slow
