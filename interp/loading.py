@@ -232,7 +232,9 @@ def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | Non
             f"The adapter in {str(folder)!r} has no adapter_model.safetensors, and no other format is read: save "
             "it again with safe_serialization=True."
         )
-    base = open_checkpoint(named, dtype, None, device_map)
+    revision = read_json(folder / "adapter_config.json").get("revision")  # of the base
+    at = str(revision) if revision and looks_remote(named) and "@" not in named else None
+    base = open_checkpoint(named, dtype, at, device_map)
     try:
         adapted: Any = PeftModel.from_pretrained(base.weights, folder)  # pyright: ignore[reportCallIssue]
         with safe_open(weights, "pt") as file:

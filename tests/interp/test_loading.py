@@ -1,11 +1,13 @@
 """Weights from everywhere: folders, adapters, GGUF files and the hub's cache, and never a byte over a network."""
 
+import gc
 import importlib.util
 import json
 import pickle
 import shutil
 import socket
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,21 @@ def test_an_adapter_without_a_base_or_with_another_is_refused(adapter, save_rand
         (folder / "adapter_config.json").write_text(json.dumps(config))
         with pytest.raises(UserError, match=words):
             load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize(("stated", "asked"), [("v1.2", "v1.2"), (None, None)])
+def test_an_adapters_base_has_the_revision_that_it_states(
+    adapter, tiny_folder, tmp_path, monkeypatch, stated, asked
+):
+    found = []
+    monkeypatch.setattr(loading, "_fetched", lambda *of: found.append(of) or tiny_folder)
+    folder = shutil.copytree(adapter, tmp_path / "lora")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    for named in ("maker/base", str(tiny_folder), "maker/base@v0"):
+        changed = config | {"base_model_name_or_path": named, "revision": stated}
+        (folder / "adapter_config.json").write_text(json.dumps(changed))
+        assert load_model(folder, device="cpu").n_layers == 3
+    assert found == [("maker/base", asked), ("maker/base", "v0")]
 
 
 def cached(folder: Path, cache: Path, name: str, revision: str) -> None:
@@ -196,6 +213,16 @@ def test_a_model_of_the_hub_travels_with_its_revision_and_its_format(monkeypatch
     assert again.plain.twin is not model.plain.twin
     assert torch.equal(forward(again, SEQUENCES), forward(model, SEQUENCES))
     assert pickle.loads(pickle.dumps(model)) is again
+
+
+def test_a_process_keeps_the_weights_of_one_pair(tiny_folder):
+    """However often it is asked otherwise."""
+    model, sent = load_model(tiny_folder, device="cpu"), []
+    for n in range(5):
+        model.template = f"{{problem}} {n}"
+        sent.append(weakref.ref(pickle.loads(pickle.dumps(model)).bridge.original_model))
+    gc.collect()
+    assert [weights() is not None for weights in sent] == [False] * 3 + [True] * 2
 
 
 @pytest.mark.parametrize("where", ["cpu", "auto", {"": "cpu"}])

@@ -166,9 +166,14 @@ def test_adapters_that_name_each_other_are_refused(tmp_path):
         load_model(tmp_path / "a")
 
 
-def test_an_unknown_device_is_one_sentence(folder):
-    with pytest.raises(UserError, match="Unknown device 'banana': give cpu, cuda"):
-        load_model(folder, device="banana")
+@pytest.mark.parametrize("device", ["banana", "mps", "xla"])
+def test_a_device_that_is_not_here_is_one_sentence(folder, device):
+    if device == "mps" and torch.backends.mps.is_available():
+        device = "xpu"
+    with pytest.raises(
+        UserError, match=f"no device '{device}' here .*: give cpu, cuda or cuda:NUM"
+    ):
+        load_model(folder, device=device)
 
 
 def test_a_text_ends_at_the_one_end_token_that_a_checkpoint_names(folder):
