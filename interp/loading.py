@@ -55,7 +55,7 @@ def open_checkpoint(
     """Read a model; raises `UserError` where there is none, or none that transformers can read.
 
     No code from a checkpoint is run, and nothing is downloaded unless `spec` is no path and looks like
-    the id of a model on the hub.
+    the id of a model on the hub whose files are not in the hub's cache.
     """
     spec, revision = split_revision(spec, revision)
     path = Path(spec)
@@ -237,6 +237,9 @@ def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | Non
     base = open_checkpoint(named, dtype, at, device_map)
     try:
         adapted: Any = PeftModel.from_pretrained(base.weights, folder)  # pyright: ignore[reportCallIssue]
+        adapted.peft_config[
+            "default"
+        ].base_model_name_or_path = None  # peft would ask the hub about it
         with safe_open(weights, "pt") as file:
             strange = set(file.keys()) ^ set(get_peft_model_state_dict(adapted))
         if strange:
@@ -272,17 +275,45 @@ def _base_of(folder: Path) -> str:
 
 
 def _fetched(name: str, revision: str | None) -> Path:
-    """The folder of a model of the hub: from the cache, or downloaded."""
+    """The folder of a model of the hub, from the cache; the hub is asked for what is not there, and only then.
+
+    So a model stays at the version that was fetched first; a newer one has another revision, which is asked for.
+    """
     from huggingface_hub import snapshot_download
 
+    wanted: dict = {"revision": revision, "allow_patterns": list(HUB_FILES)}
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+        folder = Path(snapshot_download(name, local_files_only=True, **wanted))
+    except Exception:  # nothing, or not all that this revision is known to have
+        folder = None
+    if folder is not None and _is_whole(folder):
+        return folder
+    try:
+        return Path(snapshot_download(name, **wanted))
     except Exception as error:  # not found, no network, no permission
         at = f" at revision {revision!r}" if revision else ""
         raise UserError(
             f"{name!r}{at} is neither a path nor a model that the hub gives ({first_line(error)}): "
             f"{EXPECTED}, and the network."
         ) from error
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder of the hub's cache has weights and a tokenizer; others fetch some of the files alone."""
+    here = {file.name for file in folder.iterdir()}
+    if "tokenizer_config.json" not in here or not here & {
+        "tokenizer.json",
+        "tokenizer.model",
+        "vocab.json",
+    }:
+        return False
+    if "adapter_config.json" in here:
+        return "adapter_model.safetensors" in here
+    parts = {"model.safetensors"}
+    if "model.safetensors.index.json" in here and "model.safetensors" not in here:
+        named = read_json(folder / "model.safetensors.index.json").get("weight_map")
+        parts = {str(part) for part in named.values()} if isinstance(named, dict) else set()
+    return bool(parts) and {"config.json", *parts} <= here
 
 
 def fingerprint(folder: Path) -> str:

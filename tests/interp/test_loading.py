@@ -10,6 +10,7 @@ import sys
 import weakref
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
@@ -21,6 +22,7 @@ from interp.errors import UserError
 from interp.interventions import forward
 from interp.loading import open_checkpoint
 from interp.models import load_model
+from interp.pairs import load_pair
 from interp.traces import generate
 from tests.interp.conftest import PROBLEMS
 
@@ -85,7 +87,7 @@ def test_an_adapter_without_a_base_or_with_another_is_refused(adapter, save_rand
 
 @pytest.mark.parametrize(("stated", "asked"), [("v1.2", "v1.2"), (None, None)])
 def test_an_adapters_base_has_the_revision_that_it_states(
-    adapter, tiny_folder, tmp_path, monkeypatch, stated, asked
+    adapter, tiny_folder, tmp_path, monkeypatch, recwarn, stated, asked
 ):
     found = []
     monkeypatch.setattr(loading, "_fetched", lambda *of: found.append(of) or tiny_folder)
@@ -96,6 +98,7 @@ def test_an_adapters_base_has_the_revision_that_it_states(
         (folder / "adapter_config.json").write_text(json.dumps(changed))
         assert load_model(folder, device="cpu").n_layers == 3
     assert found == [("maker/base", asked), ("maker/base", "v0")]
+    assert not [w for w in recwarn if "remote" in str(w.message)]  # no other library asks for it
 
 
 def cached(folder: Path, cache: Path, name: str, revision: str) -> None:
@@ -120,6 +123,36 @@ def test_a_model_in_the_hubs_cache_is_found_by_id_and_revision(
         load_model("someone/tiny", device="cpu", revision="step-17")
     with pytest.raises(UserError, match="'someone/other' is neither a path nor"):
         load_model("someone/other", device="cpu")
+
+
+@pytest.mark.parametrize("revision", [None, "step-16"])
+def test_a_model_that_is_in_the_cache_asks_no_hub(
+    tiny, tiny_folder, tmp_path, monkeypatch, revision
+):
+    """Not even where there is a network."""
+    cached(tiny_folder, tmp_path, "someone/tiny", revision or "main")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *of, **more: asked.append(of) or [])
+    pair = load_pair("someone/tiny" + (f"@{revision}" if revision else ""), device="cpu")
+    assert pair.base.fingerprint == tiny.fingerprint and not asked
+
+
+@pytest.mark.parametrize("lacking", ["tokenizer_config.json", "model.safetensors", "config.json"])
+def test_the_hub_is_asked_for_what_the_cache_lacks(tiny_folder, tmp_path, monkeypatch, lacking):
+    cached(tiny_folder, tmp_path / "cache", "someone/tiny", "main")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    next(tmp_path.rglob(f"snapshots/*/{lacking}")).unlink()
+    whole, asked = huggingface_hub.snapshot_download, []
+
+    def download(name, local_files_only=False, **more):
+        if local_files_only:
+            return whole(name, local_files_only=True, **more)
+        return asked.append(name) or str(tiny_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert load_model("someone/tiny", device="cpu").n_layers == 3
+    assert asked == ["someone/tiny"]
 
 
 def test_a_path_has_no_revision(tiny_folder):
