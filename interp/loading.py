@@ -145,6 +145,10 @@ def _read(
     _check_tokens(path, weights, tokenizer)
     if not weights.config.architectures:  # a GGUF file does not say
         weights.config.architectures = [type(weights).__name__]
+    if options:  # dequantized: saved, it is a checkpoint like others
+        weights.config.__dict__.pop("quantization_config", None)
+        weights.hf_quantizer = None
+        weights.name_or_path = str(path)
     return Checkpoint(weights, tokenizer, digest)
 
 
@@ -259,6 +263,7 @@ def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | Non
             "files away to use that of the base."
         ) from error
     _check_tokens(folder, merged, tokenizer)
+    merged.name_or_path = str(folder)  # it is its base no more
     files = [*folder.glob("*.safetensors"), folder / "adapter_config.json"]
     return Checkpoint(merged, tokenizer, _digest(files, base.fingerprint))
 

