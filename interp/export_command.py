@@ -20,8 +20,8 @@ def export(
     model: Annotated[
         str,
         typer.Option(
-            help="A checkpoint folder, a preset that is one model (smollm2), or PAIR/base or PAIR/thinking of a "
-            "built-in pair."
+            help="A checkpoint folder (no adapter, no GGUF file), an id of the hub, or PAIR/base or "
+            "PAIR/thinking of a built-in pair."
         ),
     ],
     out: Annotated[
@@ -49,6 +49,7 @@ def export(
     """
     from interp.directions import DirectionSet
     from interp.export import Export, export_direction, prove
+    from interp.export.checkpoint import check_folder
     from interp.models import load_model
     from interp.pairs import direction_file, model_place
 
@@ -64,7 +65,9 @@ def export(
             f"{str(directions)!r} is no file: expected the directions.safetensors of a run (whenlens run)."
         )
     found = DirectionSet.load(directions)
-    target = load_model(*model_place(model))
+    place, name = model_place(model)
+    check_folder(Path(place), name)  # before a large file is read
+    target = load_model(place, name)
     requests = [
         Export(direction, dose, operation, at)  # pyright: ignore[reportArgumentType]
         for direction in _chosen(found, target, only, directions)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 REVISION = re.compile(rf"{HUB_ID.pattern}@[\w./-]+")
 SPARE_ROWS = 1024
 """Rows without a token that any model may have; a large one may have a tenth of its own."""
+BUFFERS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias|position_ids)$")
+"""Tensors of older checkpoints that are no weights: they follow from config.json, and models compute them."""
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 """What is fetched of a repository: weights as safetensors alone, and no code."""
 LOCAL: dict = {"local_files_only": True, "trust_remote_code": False}
@@ -52,7 +55,7 @@ def open_checkpoint(
     """Read a model; raises `UserError` where there is none, or none that transformers can read.
 
     No code from a checkpoint is run, and nothing is downloaded unless `spec` is no path and looks like
-    the id of a model on the hub.
+    the id of a model on the hub whose files are not in the hub's cache.
     """
     spec, revision = split_revision(spec, revision)
     path = Path(spec)
@@ -73,9 +76,12 @@ def open_checkpoint(
 
 
 def _check_index(folder: Path) -> None:
-    """Raise `UserError` where the index of a checkpoint in parts names anything but safetensors files here."""
+    """Raise `UserError` where the index of a checkpoint in parts names anything but safetensors files here.
+
+    Other indexes, as that of pickled parts which many repositories keep beside, are not read by anyone.
+    """
     here = [file.name for file in folder.glob("*.safetensors")]
-    for index in folder.glob("*.index.json"):
+    for index in folder.glob("*.safetensors.index.json"):
         named = read_json(index).get("weight_map")
         if not isinstance(named, dict) or (strange := [n for n in named.values() if n not in here]):
             what = f"names {strange[0]!r:.60}" if isinstance(named, dict) else "has no weight_map"
@@ -108,6 +114,10 @@ def _read(
 ) -> Checkpoint:
     """The checkpoint in a folder, or the GGUF file that `options` name, with its numbers made whole."""
     folder = path.parent if options else path
+    if options and find_spec("gguf") is None:
+        raise UserError(
+            f"{str(path)!r} is a GGUF file, and the package that reads these is not installed: pip install gguf."
+        )
     try:
         if not options:
             _check_config(path, AutoConfig.from_pretrained(folder, **LOCAL))
@@ -115,7 +125,7 @@ def _read(
         with no_progress_bar():
             found: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, device_map=device_map,
-                output_loading_info=True, **LOCAL, **options,
+                output_loading_info=True, ignore_mismatched_sizes=True, **LOCAL, **options,
             )  # fmt: skip
             weights, info = found
     except UserError:
@@ -129,17 +139,44 @@ def _read(
             f"{str(path)!r} holds no checkpoint that transformers can read{where} ({first_line(error)}): "
             f"{advice}."
         ) from error
-    if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
-        raise UserError(
-            f"{str(path)!r} lacks {len(lacking)} of the weights that its config.json asks for, as {lacking[0]}: "
-            "save or fetch the checkpoint again."
-        )
+    _check_weights(path, weights, info)
     if options:  # a GGUF file takes seconds to say what it is, and says it with its weights
         _check_config(path, weights.config)
     _check_tokens(path, weights, tokenizer)
     if not weights.config.architectures:  # a GGUF file does not say
         weights.config.architectures = [type(weights).__name__]
+    if options:  # dequantized: saved, it is a checkpoint like others
+        weights.config.__dict__.pop("quantization_config", None)
+        weights.hf_quantizer = None
+        weights.name_or_path = str(path)
     return Checkpoint(weights, tokenizer, digest)
+
+
+def _check_weights(path: Path, weights: Any, info: dict[str, Any]) -> None:
+    """Raise `UserError` unless the file has the weights that config.json asks for, all of them and no others.
+
+    `info` is what transformers tells of loading them; it fills what is missing or has another shape with random
+    numbers, and leaves out what it has no place for.
+    """
+    advice = "save or fetch the checkpoint again, with the config.json that belongs to it"
+    if wrong := sorted(info["mismatched_keys"]):
+        name, found, expected = wrong[0]
+        raise UserError(
+            f"{str(path)!r} has {len(wrong)} weights of another shape than its config.json asks for, as {name}, "
+            f"which is {list(found)} in the file and {list(expected)} by config.json: {advice}."
+        )
+    if lacking := sorted(info["missing_keys"]):
+        raise UserError(
+            f"{str(path)!r} lacks {len(lacking)} of the weights that its config.json asks for, as {lacking[0]}: "
+            f"{advice}."
+        )
+    own = weights.state_dict().keys()  # those that are tied to others have their names here too
+    strange = [n for n in info["unexpected_keys"] if n not in own and not BUFFERS.search(n)]
+    if strange:
+        raise UserError(
+            f"{str(path)!r} has {len(strange)} weights that a model of its config.json has no place for, as "
+            f"{min(strange)}: {advice}."
+        )
 
 
 def _check_config(path: Path, config: Any) -> None:
@@ -199,9 +236,14 @@ def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | Non
             f"The adapter in {str(folder)!r} has no adapter_model.safetensors, and no other format is read: save "
             "it again with safe_serialization=True."
         )
-    base = open_checkpoint(named, dtype, None, device_map)
+    revision = read_json(folder / "adapter_config.json").get("revision")  # of the base
+    at = str(revision) if revision and looks_remote(named) and "@" not in named else None
+    base = open_checkpoint(named, dtype, at, device_map)
     try:
         adapted: Any = PeftModel.from_pretrained(base.weights, folder)  # pyright: ignore[reportCallIssue]
+        adapted.peft_config[
+            "default"
+        ].base_model_name_or_path = None  # peft would ask the hub about it
         with safe_open(weights, "pt") as file:
             strange = set(file.keys()) ^ set(get_peft_model_state_dict(adapted))
         if strange:
@@ -221,6 +263,7 @@ def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | Non
             "files away to use that of the base."
         ) from error
     _check_tokens(folder, merged, tokenizer)
+    merged.name_or_path = str(folder)  # it is its base no more
     files = [*folder.glob("*.safetensors"), folder / "adapter_config.json"]
     return Checkpoint(merged, tokenizer, _digest(files, base.fingerprint))
 
@@ -237,17 +280,45 @@ def _base_of(folder: Path) -> str:
 
 
 def _fetched(name: str, revision: str | None) -> Path:
-    """The folder of a model of the hub: from the cache, or downloaded."""
+    """The folder of a model of the hub, from the cache; the hub is asked for what is not there, and only then.
+
+    So a model stays at the version that was fetched first; a newer one has another revision, which is asked for.
+    """
     from huggingface_hub import snapshot_download
 
+    wanted: dict = {"revision": revision, "allow_patterns": list(HUB_FILES)}
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+        folder = Path(snapshot_download(name, local_files_only=True, **wanted))
+    except Exception:  # nothing, or not all that this revision is known to have
+        folder = None
+    if folder is not None and _is_whole(folder):
+        return folder
+    try:
+        return Path(snapshot_download(name, **wanted))
     except Exception as error:  # not found, no network, no permission
         at = f" at revision {revision!r}" if revision else ""
         raise UserError(
             f"{name!r}{at} is neither a path nor a model that the hub gives ({first_line(error)}): "
             f"{EXPECTED}, and the network."
         ) from error
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder of the hub's cache has weights and a tokenizer; others fetch some of the files alone."""
+    here = {file.name for file in folder.iterdir()}
+    if "tokenizer_config.json" not in here or not here & {
+        "tokenizer.json",
+        "tokenizer.model",
+        "vocab.json",
+    }:
+        return False
+    if "adapter_config.json" in here:
+        return "adapter_model.safetensors" in here
+    parts = {"model.safetensors"}
+    if "model.safetensors.index.json" in here and "model.safetensors" not in here:
+        named = read_json(folder / "model.safetensors.index.json").get("weight_map")
+        parts = {str(part) for part in named.values()} if isinstance(named, dict) else set()
+    return bool(parts) and {"config.json", *parts} <= here
 
 
 def fingerprint(folder: Path) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -214,16 +214,19 @@ def load_model(
             f"Device {device!r} and device map {device_map!r} were given: leave one of the two out."
         )
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.device(place)
-    except RuntimeError as error:
-        raise UserError(f"Unknown device {place!r}: give cpu, cuda or cuda:NUMBER.") from error
     parts = list(device_map.values()) if isinstance(device_map, dict) else [device_map or place]
     if lacking := _lacking(parts):
         seen = torch.cuda.device_count() or "none"
         raise UserError(
             f"{lacking[0]!r} asks for a GPU, and PyTorch sees {seen} here: leave it out, or give cpu."
         )
+    try:
+        torch.empty(1, device="cpu" if device_map is not None else place)
+    except Exception as error:  # it does not know this device, was not built for it, or finds none
+        raise UserError(
+            f"PyTorch has no device {place!r} here ({first_line(error).split('. ')[0]}): give cpu, cuda or "
+            "cuda:NUMBER."
+        ) from error
     if dtype is None and (not torch.cuda.is_available() or {*map(str, parts)} == {"cpu"}):
         dtype = torch.float32
     source, revision = split_revision(spec, revision)
@@ -274,7 +277,7 @@ def _stated_ends(generation: Any) -> tuple[int, ...]:
     return ()
 
 
-@cache
+@lru_cache(maxsize=2)  # a pair's; each is a copy of the weights, and another template makes another
 def _again(
     source: Source, name: str, files: tuple[str, str], template: str, temperature: float
 ) -> Model:

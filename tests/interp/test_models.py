@@ -18,7 +18,7 @@ from interp.interventions import forward
 from interp.models import left_pad, load_model, mean_norm, positions_of
 from interp.organisms.checkpoints import build_tokenizer
 from interp.organisms.corpus import VOCABULARY
-from interp.pairs import Pair, check_pair, load_pair, model_place
+from interp.pairs import Pair, check_pair, describe, load_pair, model_place
 from interp.presets import PRESETS
 from interp.traces import prompt_tokens
 
@@ -143,6 +143,29 @@ def test_a_folder_with_two_checkpoints_is_a_pair(tiny_folder, sharp_folder, shar
         "mine/thinking",
     )
     torch.testing.assert_close(forward(pair.thinking, SEQUENCES), forward(sharp, SEQUENCES))
+
+
+def test_a_folder_with_a_base_alone_is_no_pair_and_asks_no_hub(tiny_folder, tmp_path, monkeypatch):
+    shutil.copytree(tiny_folder, tmp_path / "mine" / "base")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("interp.loading._fetched", lambda *of: pytest.fail(f"asked for {of}"))
+    with pytest.raises(
+        UserError, match="'mine' has base/ and lacks thinking/: .* give 'mine/base'"
+    ):
+        load_pair("mine", device="cpu")
+    assert load_pair("mine/base", device="cpu").alone
+
+
+@pytest.mark.parametrize(
+    ("template", "mode"),
+    [
+        ("<u>{problem}<a><think>\n", "opened by the template"),
+        ("<u>{problem}<a><think>\n\n</think>\n\n", "closed by the template"),
+        ("<think>Before.</think><u>{problem}<a>", "not opened"),
+    ],
+)
+def test_what_was_recorded_says_whether_thinking_is_open(tiny, template, mode):
+    assert describe(replace(tiny, template=template))["thinking_mode"] == mode
 
 
 def test_an_unknown_pair_names_the_nearest():

@@ -1,6 +1,7 @@
 """What is written does, loaded as a user would, what a hand-written hook does in plain transformers."""
 
 import ctypes
+import json
 import platform
 import runpy
 import struct
@@ -11,12 +12,18 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
+from peft import LoraConfig, get_peft_model
 from transformer_lens.model_bridge.sources.vllm.intervention_specs import validate_spec
 from transformer_lens.model_bridge.sources.vllm.worker_extension import _apply_op
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from interp.cli import main
+from interp.directions import DirectionSet
 from interp.errors import UserError
 from interp.export import Export, export_direction
+from interp.interventions import forward
+from interp.loading import open_checkpoint
+from interp.models import load_model
 from interp.runs import read_json
 from tests.interp.export.conftest import direction_for
 
@@ -252,8 +259,6 @@ def test_without_the_package_gguf_the_refusal_says_how_to_get_it(
 
 
 def test_a_checkpoint_that_moved_or_changed_is_not_baked(save_random, tmp_path):
-    from interp.models import load_model
-
     folder = save_random(scale=5.0, seed=4)
     model = load_model(folder, "moving", device="cpu")
     request = Export(direction_for(model))
@@ -263,3 +268,37 @@ def test_a_checkpoint_that_moved_or_changed_is_not_baked(save_random, tmp_path):
     folder.rename(folder.with_name("elsewhere"))
     with pytest.raises(UserError, match="no longer in"):
         export_direction(model, request, "hf-bias", tmp_path)
+
+
+def test_an_adapter_is_not_exported_and_the_refusal_says_what_to_save(save_random, tmp_path):
+    folder, lora, whole = save_random(scale=5.0, seed=6), tmp_path / "lora", tmp_path / "whole"
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(lora)
+    change = {"base_model_name_or_path": str(folder)}
+    config = json.loads((lora / "adapter_config.json").read_text())
+    (lora / "adapter_config.json").write_text(json.dumps(config | change))
+    model = load_model(lora, device="cpu")
+    for format in ("hook", "hf-bias"):
+        with pytest.raises(UserError, match="lora comes from .*lora.*: save weights and"):
+            export_direction(model, Export(direction_for(model)), format, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    found = open_checkpoint(lora, torch.float32, None)
+    for part in (found.weights, found.tokenizer):
+        part.save_pretrained(whole)
+    saved = load_model(whole, device="cpu")
+    torch.testing.assert_close(forward(saved, [[1, 40, 41]]), forward(model, [[1, 40, 41]]))
+    export_direction(saved, Export(direction_for(saved)), "hf-bias", tmp_path / "out")
+
+
+def test_a_gguf_file_is_refused_before_it_is_read(direction, tmp_path, monkeypatch, capsys):
+    DirectionSet({("verification", direction.model): direction}).save(
+        tmp_path / "directions.safetensors"
+    )
+    (tmp_path / "small.gguf").write_bytes(b"GGUF")
+    file = str(tmp_path / "small.gguf")
+    asked = ["export", str(tmp_path / "directions.safetensors"), "--format", "hook", "--out", "out"]
+    monkeypatch.setattr(sys, "argv", ["whenlens", *asked, "--model", file])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "small comes from" in "".join(capsys.readouterr())

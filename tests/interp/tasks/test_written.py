@@ -166,6 +166,14 @@ def test_a_missing_file_is_named():
             load_task(name)
 
 
+@pytest.fixture
+def fresh():
+    """A process that has read nothing from the hub yet."""
+    written._from_hub.cache_clear()
+    yield
+    written._from_hub.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("name", "rows", "wanted"),
     [
@@ -173,8 +181,8 @@ def test_a_missing_file_is_named():
         ("math500", MATH500, ("HuggingFaceH4/MATH-500", None)),
     ],
 )
-def test_without_a_path_the_test_split_of_the_hub_is_read(
-    monkeypatch, tmp_path, name, rows, wanted
+def test_without_a_path_the_test_split_of_the_hub_is_read_once(
+    fresh, monkeypatch, tmp_path, name, rows, wanted
 ):
     asked = []
 
@@ -185,11 +193,12 @@ def test_without_a_path_the_test_split_of_the_hub_is_read(
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     monkeypatch.setattr(written, "find_spec", lambda name: object())
     found = load_task(name).problems()
+    assert load_task(name).problems() == found
     assert asked == [(*wanted, "test")]
     assert found == load_task(f"{name}:{write(tmp_path / 'x.jsonl', rows)}").problems()
 
 
-def test_without_the_hub_or_its_package_a_file_is_asked_for(monkeypatch):
+def test_without_the_hub_or_its_package_a_file_is_asked_for(fresh, monkeypatch):
     def load_dataset(*args, **kwargs):
         raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub\nand more")
 
