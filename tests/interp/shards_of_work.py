@@ -45,6 +45,20 @@ def dies(n: int) -> int:
     return n
 
 
+def slow_and_dies_once(folder: Path, others: int, n: int) -> int:
+    """The first shard ends after `others` have begun, and takes its worker along the first time."""
+    if n == 0:
+        while len(list(folder.glob("[0-9]*"))) < others:
+            time.sleep(0.01)
+        time.sleep(0.3)  # if more are drawn than may be, it is now
+        if not (folder / "died").exists():
+            (folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    else:
+        (folder / str(n)).touch()
+    return n * n
+
+
 class Odd(Exception):
     """An error that pickle cannot bring back."""
 

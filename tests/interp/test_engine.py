@@ -21,6 +21,7 @@ from interp.config import Config
 from interp.divergence.reading import resid_before
 from interp.divergence.tokens import score
 from interp.engine import HERE, open_engine
+from interp.engine.work import AHEAD
 from interp.errors import UserError
 from interp.models import load_model
 from interp.pairs import Pair
@@ -214,6 +215,22 @@ def test_shards_are_drawn_as_room_appears(engine):
     assert [next(results) for _ in range(10)] == [n * n for n in range(10)]
     results.close()
     assert len(drawn) < 30
+
+
+def test_while_the_first_shard_is_slow_and_done_again_only_so_many_are_drawn(engine, tmp_path):
+    drawn, most = [], AHEAD * 2  # workers
+
+    def endless():
+        for n in count():
+            drawn.append(n)
+            yield n
+
+    results = engine.map_shards(partial(work.slow_and_dies_once, tmp_path, most - 1), endless())
+    assert next(results) == 0 and (tmp_path / "died").exists()
+    assert len(drawn) == most
+    assert [next(results) for _ in range(3 * most)] == [n * n for n in range(1, 3 * most + 1)]
+    assert len(drawn) <= 4 * most + 1
+    results.close()
 
 
 def test_whoever_stops_listening_stops_the_workers(pool, tmp_path):
