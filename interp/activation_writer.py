@@ -71,21 +71,28 @@ class ActivationWriter:
         advance: Callable[[int], None] = lambda n: None,
         engine: Engine = HERE,
     ) -> None:
-        """Pool batches of traces as shards of work, those that are there excepted, and write them in order."""
+        """Pool batches of traces as shards of work, those that are there excepted, and write them in order.
+
+        One is written while the next is computed; all are on disk in the end.
+        """
         keys = [part_key(self.model.numbers, *batch, self.keys, self.dtype) for batch in batches]
         work = partial(_pooled, self.model, self.hooks, self.reads)
         made = engine.map_shards(work, [batches[n] for n in self._shards.missing(keys)])
         for key, (traces, _) in zip(keys, batches, strict=True):
-            self._shards.append(key, len(traces), made.__next__)
+            self._shards.append_behind(key, len(traces), made.__next__)
             advance(len(traces))
+        self._shards.settle()
 
     def __enter__(self) -> "ActivationWriter":
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         """Remove what an earlier, longer collection left, once all batches are there."""
-        if kind is None:
-            self._shards.finish()
+        try:
+            if kind is None:
+                self._shards.finish()
+        finally:  # also what was computed before an error, or Ctrl-C, is kept
+            self._shards.close()
 
 
 def _pooled(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ class ShardWriter:
     A shard is written beside its place, flushed to disk and renamed; only then does the index name
     it. What no index names is written again, so a process may be killed at any moment and the folder
     read at any moment: readers see the shards that the index names.
+
+    One thread writes; the caller waits for it (`append`), or computes the next shard meanwhile (`append_behind`).
     """
 
     def __init__(self, folder: Path, model: str, widths: dict[Key, int], dtype: str) -> None:
@@ -43,6 +46,8 @@ class ShardWriter:
             if replace(found, shards={}) == self.index:
                 self.index = found
         self.index.save(folder)
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[None] | None = None
 
     def missing(self, keys: Sequence[str]) -> list[int]:
         """Which of the next shards, by their keys, `append` will write."""
@@ -71,14 +76,45 @@ class ShardWriter:
 
         Numbers are rounded once, here. Raises `UserError` where one of them is too large for the format.
         """
+        self.append_behind(key, n_traces, work)
+        self.settle()
+
+    def append_behind(
+        self,
+        key: str,
+        n_traces: int,
+        work: Callable[[], Mapping[Key, Float[Tensor, "segment d_model"]]],
+    ) -> None:
+        """As `append`, but for the disk: `work` runs while the shard before is written, this one is after that.
+
+        So one shard at most waits in memory. What goes wrong on disk is raised by the next shard that is
+        computed, by `settle` or by `finish`. What `work` gave must not be changed afterwards.
+        """
         number, self.n = self.n, self.n + 1
         if self._holds(number, key):
             return
-        path, known = shard_path(self.folder, number), self.index.shards.get(number)
+        known = self.index.shards.get(number)
         if known is not None:
             # Its file is about to change, and after other content nothing can be told of the rest.
+            self.settle()
             self._forget(lambda n: n == number if known.key == key else n >= number)
         tensors = self._checked(work())
+        self.settle()
+        self._writing = self._thread.submit(self._write, number, key, n_traces, tensors)
+
+    def settle(self) -> None:
+        """Wait until all is on disk; raises what went wrong there."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Wait for what is being written, whatever came in between; nothing can be appended after it."""
+        self._thread.shutdown()
+
+    def _write(self, number: int, key: str, n_traces: int, tensors: dict[str, Tensor]) -> None:
+        # The thread's part. The caller changes the index only while nothing is being written.
+        path = shard_path(self.folder, number)
         partial = path.with_suffix(".partial")
         save_file(tensors, partial, metadata={"key": key})
         _flush(partial)
@@ -90,7 +126,8 @@ class ShardWriter:
         self.index.save(self.folder)
 
     def finish(self) -> None:
-        """Remove what an earlier, longer collection left after the last shard."""
+        """Wait for the last shard, and remove what an earlier, longer collection left after it."""
+        self.settle()
         self._forget(lambda n: n >= self.n)
         for path in self.folder.iterdir():
             number = shard_number(path.name)

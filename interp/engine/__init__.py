@@ -21,7 +21,8 @@ class Engine(Protocol):
         """`fn(shard)` of every shard, in order, each as soon as it and those before it are there.
 
         Shards are drawn as room for them appears, so an iterator may still be making them while others
-        run. A shard whose worker dies is done again. What `fn` raises is raised here. Results do not
+        run; while one is slow, only so many after it (`work.AHEAD` for each worker) as memory has to hold
+        the results of. A shard whose worker dies is done again. What `fn` raises is raised here. Results do not
         depend on the engine or on how many workers it has: a shard is the same work everywhere, on the
         same number of threads (`open_engine`). Raises `UserError` for a function or a shard that cannot travel
         to another process, and for a shard on which worker after worker dies.

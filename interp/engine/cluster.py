@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from interp.engine.work import TRIES, answer, attempt, deadly, failure, packed
+from interp.engine.work import AHEAD, TRIES, answer, attempt, deadly, failure, packed
 from interp.errors import UserError, first_line
 from interp.runs import code_key
 
@@ -76,8 +76,10 @@ class RayCluster:
                     "the address that it prints, as HOST:PORT."
                 ) from error
         has = ray.cluster_resources()
+        workers = self._workers or max(1, int(has.get("CPU", 1)))
         # More than run at once, so that no worker waits for its next shard.
-        self._room = self._workers or 2 * max(1, int(has.get("CPU", 1)))
+        self._room = self._workers or 2 * workers
+        self._ahead = AHEAD * workers
         # Workers keep their models; by default one with a GPU would end after each task.
         self._task = ray.remote(max_retries=TRIES - 1, max_calls=0)(_task).options(
             num_cpus=1, num_gpus=1 if has.get("GPU") else 0
@@ -101,7 +103,9 @@ class RayCluster:
         # Where an error or a deaf caller ends this early, what still runs comes to its end unheard: to cancel a
         # task whose answer is on its way can abort this process (a failed check in Ray's task manager, 2.60).
         while True:
-            while len(running) < self._room and (task := next(fresh, None)) is not None:
+            while len(running) < self._room and len(order) < self._ahead:
+                if (task := next(fresh, None)) is None:
+                    break
                 order.append(task)
                 running.append(task)
             if not order:

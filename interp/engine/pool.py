@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from interp.engine.work import TRIES, answer, attempt, deadly, packed
+from interp.engine.work import AHEAD, TRIES, answer, attempt, deadly, packed
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -88,7 +88,7 @@ class Pool:
                 while len(self._busy) < self._most:
                     if self._again:
                         task = self._again.popleft()
-                    elif task := next(fresh, None):
+                    elif len(order) < AHEAD * self._most and (task := next(fresh, None)):
                         order.append(task)
                     else:
                         break

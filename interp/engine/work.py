@@ -15,6 +15,9 @@ from interp.errors import UserError, first_line
 
 TRIES = 3
 """How often a shard is begun, where workers die on it."""
+AHEAD = 4
+"""How many shards for each worker may be drawn and not yet handed on: what is done waits for a slow one before
+it, in memory."""
 
 
 @contextmanager

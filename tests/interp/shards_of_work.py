@@ -45,6 +45,20 @@ def dies(n: int) -> int:
     return n
 
 
+def slow_and_dies_once(folder: Path, others: int, n: int) -> int:
+    """The first shard ends after `others` have begun, and takes its worker along the first time."""
+    if n == 0:
+        while len(list(folder.glob("[0-9]*"))) < others:
+            time.sleep(0.01)
+        time.sleep(0.3)  # if more are drawn than may be, it is now
+        if not (folder / "died").exists():
+            (folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    else:
+        (folder / str(n)).touch()
+    return n * n
+
+
 class Odd(Exception):
     """An error that pickle cannot bring back."""
 
@@ -86,3 +100,27 @@ def how(pair, _: int) -> tuple:
     with base.bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_mid", lambda resid, hook: resid)]):
         slow = base.hf is base.bridge.original_model
     return base.template, base.temperature, base.hf.dtype, pair.alone, fast, slow
+
+
+def arms(d_model: int, d_vocab: int) -> dict:
+    """Arms of every kind of proposal and judge, with random vectors."""
+    from interp.hybrid import controllers as c
+    from interp.hybrid.decode import GRID, THINKING_TOKEN, Arm, logit_bias, steered
+    from interp.hybrid.vectors import CoefficientNetwork, SteeringVectors
+
+    torch.manual_seed(0)
+    names = ("one", "two")
+    categories = c.probe_categories(torch.randn(60, d_model), 30 * names)
+    shifts = torch.randn(2, d_model) * 3
+    network = CoefficientNetwork(d_model, 2, 1.0)
+    torch.nn.init.normal_(network.heads.weight)
+    vectors = SteeringVectors("trained", 2, names, shifts, torch.zeros(d_model), network)
+    biases, apart = torch.randn(1, d_vocab) * 3, c.at_disagreements("probe", categories)
+    return {
+        "fixed": Arm(apart, steered(vectors), thinking_layer=1),
+        "network": Arm(c.at_random(categories, 0.5), steered(vectors, network=True)),
+        "swept": Arm(c.of_random_category(apart, vectors), steered(vectors, GRID), "thinking"),
+        "by lot": Arm(apart, steered(vectors, GRID), "random"),
+        "entropy": Arm(c.at_entropy(0.5), logit_bias(biases)),
+        "ceiling": Arm(apart, THINKING_TOKEN),
+    }

@@ -1,6 +1,7 @@
 """Collected activations equal indexing the full cache, trace by trace."""
 
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
@@ -268,6 +269,39 @@ def test_a_damaged_shard_is_told_and_is_all_that_is_computed_again(
     path.unlink()
     after = collect(sharp, traces, segments, **asked).values["blocks.1.hook_resid_post", "mean"]
     assert batches == [traces[4:8]] and torch.equal(before, after)
+
+
+def test_batches_are_pooled_while_those_before_are_written_and_ctrl_c_keeps_them(
+    sharp, traces, segments, tmp_path, monkeypatch
+):
+    whole = collect(sharp, traces, segments, tmp_path / "whole", batch_size=2, dtype="bfloat16")
+    pooled, apart = [Event() for _ in range(5)], []
+    folder, stopped = tmp_path / "stopped", True
+
+    def counted(model, some, *rest):
+        number = traces.index(some[0]) // 2
+        pooled[number].set()
+        if stopped and number == 3:
+            raise KeyboardInterrupt
+        return pool_batch(model, some, *rest)
+
+    def slow_save(tensors, path, metadata):
+        number = int(path.stem.removeprefix("shard-"))
+        apart.append(number == 4 or pooled[number + 1].wait(60))
+        save_file(tensors, path, metadata=metadata)
+
+    monkeypatch.setattr("interp.activation_writer.pool_batch", counted)
+    monkeypatch.setattr("interp.shard_writer.save_file", slow_save)
+    with pytest.raises(KeyboardInterrupt):
+        collect(sharp, traces, segments, folder, batch_size=2, dtype="bfloat16")
+    assert Shards(folder).n_traces == 6 and apart == [True] * 3
+    stopped = False
+    again = collect(sharp, traces, segments, folder, batch_size=2, dtype="bfloat16")
+    assert apart == [True] * 5
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (folder / path.name).read_bytes()
+    for key in whole.values:
+        np.testing.assert_array_equal(again[key], whole[key])
 
 
 def test_a_store_of_other_traces_is_refused(sharp, traces, segments, tmp_path):

@@ -21,13 +21,16 @@ from interp.config import Config
 from interp.divergence.reading import resid_before
 from interp.divergence.tokens import score
 from interp.engine import HERE, open_engine
+from interp.engine.work import AHEAD
 from interp.errors import UserError
+from interp.hybrid.outcomes import Bench
+from interp.hybrid.writing import Writer
 from interp.models import load_model
-from interp.pairs import Pair
+from interp.pairs import Pair, load_pair
 from interp.pipeline import run_main_job
 from interp.progress import Progress
 from interp.tasks import load_task
-from interp.traces import Job, generate_all, read_traces
+from interp.traces import Job, generate, generate_all, read_traces
 from interp.types import Segment
 from interp.vocabulary import shared_vocabulary
 from tests.commands.small import finish, start
@@ -216,6 +219,22 @@ def test_shards_are_drawn_as_room_appears(engine):
     assert len(drawn) < 30
 
 
+def test_while_the_first_shard_is_slow_and_done_again_only_so_many_are_drawn(engine, tmp_path):
+    drawn, most = [], AHEAD * 2  # workers
+
+    def endless():
+        for n in count():
+            drawn.append(n)
+            yield n
+
+    results = engine.map_shards(partial(work.slow_and_dies_once, tmp_path, most - 1), endless())
+    assert next(results) == 0 and (tmp_path / "died").exists()
+    assert len(drawn) == most
+    assert [next(results) for _ in range(3 * most)] == [n * n for n in range(1, 3 * most + 1)]
+    assert len(drawn) <= 4 * most + 1
+    results.close()
+
+
 def test_whoever_stops_listening_stops_the_workers(pool, tmp_path):
     results = pool.map_shards(partial(work.stays, tmp_path), range(2))
     assert next(results) == 0
@@ -286,6 +305,35 @@ def test_other_weights_under_the_same_name_are_refused(pool, save_random, tmp_pa
     shutil.copytree(save_random(seed=1), tmp_path / "model")
     with pytest.raises(UserError, match="other weights here"):
         list(pool.map_shards(partial(work.whose, model), range(2)))
+
+
+@pytest.mark.slow
+def test_arms_and_divergences_of_a_pair_are_the_same_numbers_on_ray(ray, monkeypatch, tmp_path):
+    # Shards so small that a few problems make several, for each arm and each score.
+    monkeypatch.setattr("interp.hybrid.outcomes.SHARD", 4)
+    monkeypatch.setattr("interp.divergence.tokens.N_TOKENS", 256)
+    pair, problems = load_pair("countdown-rl", device="cpu"), PROBLEMS[:6]
+    vocabulary = shared_vocabulary(pair.base, pair.thinking)
+    arms = work.arms(pair.base.d_model, pair.base.bridge.cfg.d_vocab)
+    writer = Writer(pair, True, 40, load_task("countdown").grade)
+    found = []
+    with open_engine("local", 1) as alone:
+        traces = generate(pair.thinking, problems, sampled=True, max_new_tokens=40)
+        places = [(i, k) for i in range(len(traces)) for k in (0, 3)]
+        for name, one in (("here", alone), ("there", ray)):
+            (tmp_path / name).mkdir()
+            bench = Bench(writer, problems, tmp_path / name, one)
+            asked = [bench.arm(name, 3, partial(arms.get, name), True) for name in arms]
+            done = [(outcome.numbers, outcome.rows) for outcome in bench.outcomes(asked)]
+            resid = [resid_before(m, traces, places, one) for m in (pair.base, pair.thinking)]
+            apart = [vars(row) for row in score(pair, vocabulary, traces, engine=one)]
+            found.append((done, resid, apart))
+    (here, *floats), (there, *others) = found
+    torch.testing.assert_close(floats, others, rtol=0, atol=0)
+    for (numbers, rows), (others, same) in zip(here, there, strict=True):
+        assert rows == same and numbers.keys() == others.keys()
+        assert all((numbers[field] == others[field]).all() for field in numbers)
+        assert numbers["steered"].sum() > 0
 
 
 SMALL = {

@@ -28,8 +28,11 @@ def matrices(number: int, n: int = 50) -> dict:
     return {key: torch.randn(n + number, d, generator=r) * 3 + 1 for key, d in WIDTHS.items()}
 
 
-def write(folder: Path, n_shards: int = 4, dtype: str = "float32", works: list | None = None):
+def write(
+    folder: Path, n_shards: int = 4, dtype: str = "float32", works: list | None = None, behind=False
+):
     writer = ShardWriter(folder, "a model", WIDTHS, dtype)
+    append = writer.append_behind if behind else writer.append
     for number in range(n_shards):
 
         def work(number=number):
@@ -37,7 +40,7 @@ def write(folder: Path, n_shards: int = 4, dtype: str = "float32", works: list |
                 works.append(number)
             return matrices(number)
 
-        writer.append(f"text {number}", 1, work)
+        append(f"text {number}", 1, work)
     writer.finish()
 
 
@@ -121,14 +124,17 @@ if sys.argv[2] == "within":
     shard_writer.save_file = half_a_file
 else:
     Index.save = before_the_index
-write(Path(sys.argv[1]), dtype="bfloat16")
+write(Path(sys.argv[1]), dtype="bfloat16", behind=sys.argv[3] == "behind")
 """
 
 
+@pytest.mark.parametrize("way", ["awaited", "behind"])
 @pytest.mark.parametrize("moment", ["within", "before the index"])
-def test_a_writer_killed_in_a_shard_goes_on_there_and_ends_with_the_same_bytes(tmp_path, moment):
+def test_a_writer_killed_in_a_shard_goes_on_there_and_ends_with_the_same_bytes(
+    tmp_path, moment, way
+):
     folder = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, str(folder), moment]
+    command = [sys.executable, "-c", KILLED, str(folder), moment, way]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdout and process.stdout.readline() == b"now\n"
     process.kill()
