@@ -315,7 +315,7 @@ def test_arms_and_divergences_of_a_pair_are_the_same_numbers_on_ray(ray, monkeyp
     pair, problems = load_pair("countdown-rl", device="cpu"), PROBLEMS[:6]
     vocabulary = shared_vocabulary(pair.base, pair.thinking)
     arms = work.arms(pair.base.d_model, pair.base.bridge.cfg.d_vocab)
-    writer = Writer(pair, True, 40, load_task("countdown").grade)
+    writer = Writer(pair, True, 24, load_task("countdown").grade)
     found = []
     with open_engine("local", 1) as alone:
         traces = generate(pair.thinking, problems, sampled=True, max_new_tokens=40)
