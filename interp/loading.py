@@ -119,12 +119,13 @@ def _read(
             f"{str(path)!r} is a GGUF file, and the package that reads these is not installed: pip install gguf."
         )
     try:
-        if not options:
-            _check_config(path, AutoConfig.from_pretrained(folder, **LOCAL))
-        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL, **options)
+        config = AutoConfig.from_pretrained(folder, **LOCAL, **options)
+        _check_config(path, config)
+        # Given the configuration, neither asks for it again, which takes seconds of a GGUF file.
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **LOCAL, **options)
         with no_progress_bar():
             found: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, device_map=device_map,
+                folder, config=config, dtype=dtype, use_safetensors=True, device_map=device_map,
                 output_loading_info=True, ignore_mismatched_sizes=True, **LOCAL, **options,
             )  # fmt: skip
             weights, info = found
@@ -140,8 +141,6 @@ def _read(
             f"{advice}."
         ) from error
     _check_weights(path, weights, info)
-    if options:  # a GGUF file takes seconds to say what it is, and says it with its weights
-        _check_config(path, weights.config)
     _check_tokens(path, weights, tokenizer)
     if not weights.config.architectures:  # a GGUF file does not say
         weights.config.architectures = [type(weights).__name__]
