@@ -214,5 +214,5 @@ class Measurement:
         traces = bench.writer.traces(problems, rows)
         segments = segment_all(pair.base, traces, self.setup.config.annotator)
         base, thinking = (self.traces[m, "report"][: len(problems)] for m in ("base", "thinking"))
-        shown = examples(pair.base, problems, base, traces, rows, thinking, self._labels())
+        shown = examples(pair, problems, base, traces, rows, thinking, self._labels())
         return {"firing": firing(traces, segments, rows), "examples": shown}

@@ -6,6 +6,7 @@ import numpy as np
 
 from interp.hybrid.decode import Decoded
 from interp.models import Model
+from interp.pairs import Pair
 from interp.types import Problem, Segment, Trace
 
 N_BINS = 10
@@ -42,7 +43,7 @@ def pieces(model: Model, tokens: Sequence[int]) -> list[str]:
 
 
 def examples(
-    model: Model,
+    pair: Pair,
     problems: Sequence[Problem],
     base: Sequence[Trace],
     hybrid: Sequence[Trace],
@@ -52,7 +53,7 @@ def examples(
 ) -> list[dict]:
     """Traces side by side: first where steering gained an answer, then where it lost or missed one."""
 
-    def plain(trace: Trace) -> dict:
+    def plain(model: Model, trace: Trace) -> dict:
         texts = pieces(model, trace.tokens[trace.n_prompt :])
         tokens = [{"text": t, "steered": False, "changed": False, "label": None} for t in texts]
         return {"correct": trace.correct, "tokens": tokens}
@@ -74,15 +75,15 @@ def examples(
                 "label": labels[category] if category >= 0 else None,
             }
             for text, category, changed in zip(
-                pieces(model, row.tokens), row.steered, row.changed, strict=True
+                pieces(pair.base, row.tokens), row.steered, row.changed, strict=True
             )
         ]
         found.append(
             {
                 "problem": problems[i].prompt,
-                "base": plain(base[i]),
+                "base": plain(pair.base, base[i]),
                 "hybrid": {"correct": hybrid[i].correct, "tokens": tokens},
-                "thinking": plain(thinking[i]),
+                "thinking": plain(pair.thinking, thinking[i]),
             }
         )
     return found
