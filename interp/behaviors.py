@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
+from interp.config import Config
 from interp.errors import UserError, unknown_name
 from interp.models import Model
 from interp.types import BEHAVIORS, Segment, Trace
@@ -126,6 +127,18 @@ def labels_of(annotator: str | Annotator) -> tuple[str, ...]:
     if isinstance(annotator, str) and annotator not in ANNOTATORS:
         raise unknown_name("annotator", annotator, ANNOTATORS)
     return LABELS.get(annotator, BEHAVIORS) if isinstance(annotator, str) else BEHAVIORS
+
+
+def asked_behaviors(config: Config) -> tuple[str, ...]:
+    """The behaviors that a configuration names, or all of its annotator's labels where it names none.
+
+    Raises `UserError` with the nearest names for one that the annotator does not give.
+    """
+    known = labels_of(config.annotator)
+    for name in config.behaviors or ():
+        if name not in known:
+            raise unknown_name("behavior", name, known)
+    return config.behaviors or known
 
 
 def annotate(segments: Sequence[Segment], annotator: str | Annotator) -> list[Segment]:

@@ -240,9 +240,8 @@ def _adapted(folder: Path, dtype: torch.dtype | str, device_map: DeviceMap | Non
     base = open_checkpoint(named, dtype, at, device_map)
     try:
         adapted: Any = PeftModel.from_pretrained(base.weights, folder)  # pyright: ignore[reportCallIssue]
-        adapted.peft_config[
-            "default"
-        ].base_model_name_or_path = None  # peft would ask the hub about it
+        # peft would ask the hub about it.
+        adapted.peft_config["default"].base_model_name_or_path = None
         with safe_open(weights, "pt") as file:
             strange = set(file.keys()) ^ set(get_peft_model_state_dict(adapted))
         if strange:

@@ -11,7 +11,7 @@ import torch
 
 from interp import causal_stage
 from interp.activations import ActivationStore, Lazy, collect
-from interp.behaviors import labels_of, segment_all
+from interp.behaviors import asked_behaviors, labels_of, segment_all
 from interp.causal import MIN_PROBLEMS
 from interp.config import (
     ENOUGH,
@@ -24,7 +24,7 @@ from interp.config import (
 )
 from interp.directions import Direction, DirectionSet
 from interp.engine import HERE, Engine
-from interp.errors import UserError, unknown_name
+from interp.errors import UserError
 from interp.loading import DeviceMap
 from interp.pairs import Pair, load_pair
 from interp.pooling import READS, hook_name
@@ -216,10 +216,7 @@ def run_main_job(
     from interp.report_files import write_report  # plotly and jinja2 only when needed
 
     progress = progress or Progress()
-    known = labels_of(config.annotator)
-    for name in config.behaviors or ():
-        if name not in known:
-            raise unknown_name("behavior", name, known)
+    asked_behaviors(config)
     told = config_json(config)  # a task that does not exist is refused before models are loaded
     progress.say(shortage(config))
     pair = load_pair(

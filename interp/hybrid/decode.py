@@ -217,9 +217,7 @@ def decode_hybrid(
         models.append(other)
         same = thinking_prompts is None
         batches.append(batch if same else Batch(other, thinking_prompts, ends=base.ends))
-    sayable = (
-        Vocabulary(base.bridge.cfg.d_vocab).sayable if vocabulary is None else vocabulary.sayable
-    )
+    sayable = (vocabulary or Vocabulary(base.bridge.cfg.d_vocab)).sayable
     caches = [growing_cache(model) for model in models]
     draws = draws.to(base.device)
     steered, changed = list[Tensor](), list[Tensor]()

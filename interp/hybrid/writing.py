@@ -49,15 +49,13 @@ class Writer:
     ) -> tuple[list[Trace], list[Decoded]]:
         """Graded traces of the arm and what was steered in them."""
         pair = self.pair
-        prompts, theirs = (
-            [prompt_tokens(model, p.prompt) for p in problems]
-            for model in (pair.base, pair.thinking)
-        )
+        prompts = [prompt_tokens(pair.base, p.prompt) for p in problems]
+        theirs = None if pair.alike else [prompt_tokens(pair.thinking, p.prompt) for p in problems]
         draws = torch.from_numpy(np.stack([self.draws(p, seed, sample) for p in problems]))
         rows = decode_hybrid(
             pair.base, pair.thinking, prompts, arm, draws,
             self.sampled or sampled, self.max_new_tokens,
-            None if theirs == prompts else theirs, pair.vocabulary,
+            theirs, pair.vocabulary,
         )  # fmt: skip
         return self.traces(problems, rows, sample, sampled), rows
 

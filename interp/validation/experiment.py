@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from interp.behaviors import labels_of
+from interp.behaviors import asked_behaviors
 from interp.config import Config, config_json, shortage
 from interp.errors import UserError, unknown_name
 from interp.loading import DeviceMap
@@ -124,10 +124,7 @@ def run_validation(
             raise unknown_name("direction", only, names)
     folder, which = split_model(model, pair)
     config = config or config_of(folder)
-    known = labels_of(config.annotator)
-    for name in config.behaviors or ():
-        if name not in known:
-            raise unknown_name("behavior", name, known)
+    behaviors = asked_behaviors(config)
     told = config_json(config)  # a task that does not exist is refused before models are loaded
     progress.say(shortage(config))
     loaded = load_pair(
@@ -143,7 +140,7 @@ def run_validation(
     # Of a file for both models, those of the other one are not on trial.
     here = [c for c in candidates if c.provenance.get("model", own.name) == own.name] or candidates
     for candidate in here:
-        check_candidate(candidate, own, config.behaviors or known)
+        check_candidate(candidate, own, behaviors)
     run = Run(out, told)
     cards, folders = [], _folders([c.name for c in here])
     with torch.no_grad():
