@@ -84,12 +84,14 @@ class DecisionPoints:
             [pos + width - len(self._texts[row]) for row, pos in self._at], device=model.device
         )
         kept, _, cache = read_cached(
-            model, ids, real, range(model.n_layers), lambda resid: resid[rows, places]
-        )
+            model, ids, real, range(model.n_layers), lambda resid: resid[rows, places],
+            logits_to_keep=1,
+        )  # fmt: skip
         self.resid = [kept[layer] for layer in range(model.n_layers)]
         self._positions = positions_of(real)[rows, places][:, None]
         self._before = real[rows] & (torch.arange(width, device=model.device) < places[:, None])
         self._kv = key_values(cache, rows)
+        self._telling = self.shares.any(1).nonzero()[:, 0]  # tokens that say anything of a behavior
         # Every effect is a change from this, so it is computed once.
         self.clean = self.probabilities(0, self.resid[0])
 
@@ -122,4 +124,6 @@ class DecisionPoints:
         self, layer: int, resid: Float[Tensor, "*edit point d_model"], above: Above | None = None
     ) -> Float[Tensor, "*edit point behavior"]:
         """Probability that the next segment is each behavior, read off its first token."""
-        return self.logits(layer, resid, above).softmax(-1) @ self.shares
+        logits = self.logits(layer, resid, above).transpose(0, -2)  # as they lie in memory
+        p = logits.softmax(-1)[..., self._telling] @ self.shares[self._telling]
+        return p.transpose(0, -2)

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from interp.errors import UserError, first_line
+from interp.gguf_files import parsed_once
 from interp.runs import read_json
 
 DeviceMap = str | dict[str, str | int]
@@ -119,16 +120,16 @@ def _read(
             f"{str(path)!r} is a GGUF file, and the package that reads these is not installed: pip install gguf."
         )
     try:
-        config = AutoConfig.from_pretrained(folder, **LOCAL, **options)
-        _check_config(path, config)
-        # Given the configuration, neither asks for it again, which takes seconds of a GGUF file.
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **LOCAL, **options)
-        with no_progress_bar():
-            found: Any = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, device_map=device_map,
-                output_loading_info=True, ignore_mismatched_sizes=True, **LOCAL, **options,
-            )  # fmt: skip
-            weights, info = found
+        with parsed_once() if options else nullcontext():
+            config = AutoConfig.from_pretrained(folder, **LOCAL, **options)
+            _check_config(path, config)
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **LOCAL, **options)
+            with no_progress_bar():
+                found: Any = AutoModelForCausalLM.from_pretrained(
+                    folder, config=config, dtype=dtype, use_safetensors=True, device_map=device_map,
+                    output_loading_info=True, ignore_mismatched_sizes=True, **LOCAL, **options,
+                )  # fmt: skip
+        weights, info = found
     except UserError:
         raise
     except Exception as error:  # transformers raises almost anything for a damaged checkpoint

@@ -35,8 +35,12 @@ def read_cached(
     real: Bool[Tensor, "row pos"],
     layers: Sequence[int],
     pick: Callable[[Float[Tensor, "row pos d_model"]], Tensor] = lambda resid: resid,
-) -> tuple[dict[int, Tensor], Float[Tensor, "row pos d_vocab"], Any]:
-    """One forward over left-padded texts: what `pick` takes of each layer's output, logits, cache."""
+    logits_to_keep: int = 0,
+) -> tuple[dict[int, Tensor], Float[Tensor, "row kept d_vocab"], Any]:
+    """One forward over left-padded texts: what `pick` takes of each layer's output, logits, cache.
+
+    The logits are those of the last `logits_to_keep` positions, or with 0 of all.
+    """
     kept: dict[int, Tensor] = {}
 
     def keep(layer: int):
@@ -51,6 +55,7 @@ def read_cached(
             **inputs_of(ids, real),
             past_key_values=DynamicCache(),  # keeps all of the text, for layers with a window too
             use_cache=True,
+            logits_to_keep=logits_to_keep,
         )
     return kept, read.logits, read.past_key_values
 

@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
+import torch
+
 from interp.behaviors import segment_all
+from interp.causal import generate_under
 from interp.config import Material, asked_problems
 from interp.directions import DirectionSet
-from interp.interventions import Add, intervene
+from interp.interventions import Add
 from interp.pairs import Pair
 from interp.progress import Progress
 from interp.report import render_report
 from interp.runs import write_json
 from interp.tasks import load_task
-from interp.traces import generate
 from interp.types import Segment, Trace
 
 N_PROBLEMS = 4
@@ -19,26 +21,32 @@ N_PROBLEMS = 4
 
 def examples(material: Material, pair: Pair, directions: DirectionSet, results: dict) -> list[dict]:
     """Both models' sampled traces of the first report problems, and the first one's steered ones."""
-    found, task = [], load_task(results["task"])
-    longest = results["config"]["max_new_tokens"]
+    found, first = [], material.traces["base", "report"][0].problem_id
     for i in range(N_PROBLEMS):
         for model in pair.names:
             trace = material.traces[model, "report"][i]
             found.append(_example(trace, material.segments[model, "report"][i], model))
-        if i:
-            continue
-        problem_id = material.traces["base", "report"][0].problem_id
-        problem = next(p for p in asked_problems(task) if p.id == problem_id)
-        for behavior, entry in results["behaviors"].items():
-            direction = directions[behavior, pair.base.name]
-            edit = Add(direction.vector, direction.layer, entry["dose"], direction.unit)
-            with intervene(pair.base, edit):
-                traces = generate(
-                    pair.base, [problem], task.grade, seed=results["seed"], max_new_tokens=longest
-                )
-            segments = segment_all(pair.base, traces, results["config"]["annotator"])
-            found.append(_example(traces[0], segments[0], "base", behavior))
+        if i == 0:
+            found += _steered(first, pair, directions, results)
     return found
+
+
+def _steered(problem_id: str, pair: Pair, directions: DirectionSet, results: dict) -> list[dict]:
+    """The base model's sampled trace of one problem under each behavior's direction, all in one batch."""
+    task, behaviors = load_task(results["task"]), results["behaviors"]
+    problem = next(p for p in asked_problems(task) if p.id == problem_id)
+    edits = []
+    for own, (behavior, entry) in zip(torch.eye(len(behaviors)), behaviors.items(), strict=True):
+        direction = directions[behavior, pair.base.name]
+        edits.append(Add(direction.vector, direction.layer, entry["dose"] * own, direction.unit))
+    if not edits:
+        return []
+    longest = results["config"]["max_new_tokens"]
+    asked = (pair.base, edits, [problem], len(edits), task.grade, results["seed"], longest)
+    traces = [trace for (trace,) in generate_under(*asked)[0]]
+    segments = segment_all(pair.base, traces, results["config"]["annotator"])
+    shown = zip(traces, segments, behaviors, strict=True)
+    return [_example(trace, parts, "base", behavior) for trace, parts, behavior in shown]
 
 
 def _example(

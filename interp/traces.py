@@ -63,7 +63,8 @@ def next_tokens(
     """Greedy tokens, or samples by inverting the cumulative distribution."""
     if uniforms is None:
         return logits.argmax(-1)
-    cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    cumulative = logits.softmax(-1).double().cumsum_(-1)
     threshold = uniforms[..., None] * cumulative[..., -1:]
     found = torch.searchsorted(cumulative, threshold, right=True)[..., 0]
     return found.clamp_max(logits.shape[-1] - 1)  # of NaN, which is only found out later
