@@ -35,7 +35,7 @@ interp.hybrid.selection.ALL = [
 from interp.cli import main
 main()
 """
-ARGUMENTS = "hybrid --n-report 60 --seeds 1 --n-random 3 --workers 1 --out"
+ARGUMENTS = "hybrid --n-report 40 --max-tokens 140 --seeds 1 --n-random 3 --workers 1 --out"
 
 
 def start(out: Path, *more: str) -> subprocess.Popen:

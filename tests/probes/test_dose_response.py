@@ -36,7 +36,7 @@ def planted(seed, noise=0.1, n=200, collapse=1.2):
 def test_intervals_hold_the_planted_doses_and_the_window_is_their_ratio():
     hits = 0
     for seed in range(20):
-        found = dose_response(DOSES, *planted(seed), 0.1, 0.05, 2.0, seed)
+        found = dose_response(DOSES, *planted(seed), 0.1, 0.05, 2.0, seed, n_boot=100)
         low, high = found.ec50.ci
         hits += low <= 0.35 <= high
         assert found.collapse.value == 1.5
