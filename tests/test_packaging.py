@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from interp.pairs import BUILT_IN
+from tests.commands.test_run import CODE
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,14 +37,12 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else_of_the_tree
     unpacked, elsewhere = tmp_path / "unpacked", tmp_path / "elsewhere"
     zipfile.ZipFile(wheel).extractall(unpacked)
     elsewhere.mkdir()
-    code = (
-        "import functools, interp, interp.config as c, interp.pairs; from interp.cli import main;"
-        "c.Config = functools.partial(c.Config, n_fit=60, n_select=40, n_points=32, n_shuffled=1, "
-        "n_null_problems=4);"
-        f"assert interp.__file__.startswith({str(unpacked)!r});"
-        f"assert str(interp.pairs.weights_folder('countdown-rl')).startswith({str(unpacked)!r});"
-        "main()"
+    where = (
+        "import interp.pairs\n"
+        f"assert interp.__file__.startswith({str(unpacked)!r})\n"
+        f"assert str(interp.pairs.weights_folder('countdown-rl')).startswith({str(unpacked)!r})\n"
     )
+    code = CODE.replace("from interp.cli", f"{where}from interp.cli")
     arguments = (
         "run --pair countdown-rl --out run --n-report 10 --n-random 20 --behavior verification"
     )
