@@ -71,6 +71,7 @@ def run_divergence(
         "command": command,
         "pair": pair.name,
         "task": config.task,
+        "models": pair.described(),
         "mode": "sampled" if config.sampled else "greedy",
         "seed": config.seed,
         "d_model": pair.base.d_model,

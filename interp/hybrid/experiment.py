@@ -50,6 +50,7 @@ def run_hybrid(
         "command": command,
         "pair": setup.pair.name,
         "task": config.task,
+        "models": setup.pair.described(),
         "mode": "sampled" if config.sampled else "greedy",
         "seeds": list(config.seeds),
         "d_model": setup.pair.base.d_model,

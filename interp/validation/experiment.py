@@ -205,6 +205,7 @@ def _card(
         "model_fingerprint": own.fingerprint,
         "tokenizer_hash": own.tokenizer_hash,
         "pair": pair.name,
+        "models": pair.described(),
         "layers": sorted(candidate.vectors),
         "main_layer": trial.steering.main_layer,
         "hook": candidate.hook,

@@ -62,6 +62,8 @@ def test_every_promised_number_is_there(rl_folder):
     assert {"unshifted", "marginal", "shifted"} == set(found["rank"])
     assert {"auroc", "ci", "base_entropy_auroc"} <= set(found["predict_disagreement"])
     assert {"directions", "random"} <= set(found["explained"])
+    assert found["models"].keys() == {"base", "thinking"}
+    assert all("{problem}" in one["template"] for one in found["models"].values())
     assert found["promoted_in_base_top5"] and found["tokens"] and found["layers"]
     assert set(found["sources"]) == {"thinking", "base", "hybrid"}
     assert set(found["patching"]["heatmap"]) == {"thinking_into_base", "base_into_thinking"}

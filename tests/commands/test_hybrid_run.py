@@ -93,6 +93,7 @@ def test_every_promised_arm_and_number_is_there(undisturbed):
     }
     assert set(undisturbed["contrasts"]) == {n for n, kind in kinds.items() if kind != "method"}
     assert len(undisturbed["factorial"]) == 2 * 3 * 2
+    assert {m["dtype"] for m in undisturbed["models"].values()} == {"float32"}
     assert [row["name"] for row in undisturbed["equal_cost"]] == [
         "power-sampling",
         "entropy",

@@ -120,6 +120,8 @@ def test_models_that_are_not_built_in_are_asked_and_measured_as_they_are(foreign
     assert {name: card["config"][name] for name in expected} == expected
     assert json.loads((out / "run.json").read_text()) == card["config"]
     assert card["model"] == model and len(card["gates"]) == 10
+    asked = {one["template"] for one in card["models"].values()}
+    assert asked == {"{problem} we need 24 ."}
     assert card["gates"]["fired"]["passed"] and card["n_problems"] == 20
     lengths = card["gates"]["side_effects"]["details"]["traces"]["length"]
     assert 0 < lengths["clean"] <= 60
