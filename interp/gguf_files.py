@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+
+_ONE_AT_A_TIME = Lock()
 
 
 @contextmanager
@@ -19,18 +22,20 @@ def parsed_once() -> Iterator[None]:
     """
     import gguf
 
-    class Reader(gguf.GGUFReader):
-        @property
-        def data(self) -> np.ndarray:
-            return self._data
+    with _ONE_AT_A_TIME:
 
-        @data.setter
-        def data(self, values: np.memmap[Any, Any]) -> None:
-            self._data = np.asarray(values)
+        class Reader(gguf.GGUFReader):
+            @property
+            def data(self) -> np.ndarray:
+                return self._data
 
-    names = lru_cache(gguf.get_tensor_name_map)
-    with (
-        patch.object(gguf, "GGUFReader", lru_cache(Reader)),
-        patch.object(gguf, "get_tensor_name_map", names),
-    ):
-        yield
+            @data.setter
+            def data(self, values: np.memmap[Any, Any]) -> None:
+                self._data = np.asarray(values)
+
+        names = lru_cache(gguf.get_tensor_name_map)
+        with (
+            patch.object(gguf, "GGUFReader", lru_cache(Reader)),
+            patch.object(gguf, "get_tensor_name_map", names),
+        ):
+            yield

@@ -354,6 +354,11 @@ def frame_of(
     return Frame(torch.arange(len(ids), device=ids.device), real, starts)
 
 
+def widened(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """In float32, or in float64 where they are: half precision is for what a model computes, not for its use."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def mean_norm(resid: Float[Tensor, "*n d_model"]) -> float:
     """Mean L2 norm of residual vectors: the unit in which doses are given."""
     return float(resid.norm(dim=-1).mean())

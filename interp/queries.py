@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from interp.layout import attention_mask
-from interp.models import Model, inputs_of
+from interp.models import Model, inputs_of, widened
 from interp.pooling import hook_name
 
 KeyValues = Sequence[tuple[Tensor, Tensor]]
@@ -45,7 +45,7 @@ def read_cached(
 
     def keep(layer: int):
         def hook(resid: Tensor, hook=None) -> None:
-            kept[layer] = pick(resid.to(ids.device)).clone()
+            kept[layer] = widened(pick(resid.to(ids.device))).clone()
 
         return hook
 
@@ -87,13 +87,14 @@ def logits_above(
 
     mask = attention_mask(hf, torch.cat([seen, itself], -1), behind)
     with _blocks_above(hf.base_model, layer, above):
-        return hf(
-            inputs_embeds=resid,
+        said = hf(
+            inputs_embeds=resid.to(model.dtype),
             past_key_values=_cache(kv),
             attention_mask=mask,
             position_ids=positions,
             use_cache=True,
         ).logits
+    return widened(said)
 
 
 def _cache(kv: KeyValues) -> Cache:
@@ -129,6 +130,7 @@ def _blocks_above(body: Any, layer: int, above: Above | None):
 def _edit(layer: int, above: Above):
     # Blocks see queries as positions of a row; a caller sees [query, row, d_model].
     def hook(block, args, out: Tensor) -> Tensor:
-        return rearrange(above(layer, rearrange(out, "r q d -> q r d")), "q r d -> r q d")
+        edited = above(layer, rearrange(widened(out), "r q d -> q r d"))
+        return rearrange(edited, "q r d -> r q d").to(out.dtype)
 
     return hook

@@ -39,8 +39,6 @@ def _steered(problem_id: str, pair: Pair, directions: DirectionSet, results: dic
     for own, (behavior, entry) in zip(torch.eye(len(behaviors)), behaviors.items(), strict=True):
         direction = directions[behavior, pair.base.name]
         edits.append(Add(direction.vector, direction.layer, entry["dose"] * own, direction.unit))
-    if not edits:
-        return []
     longest = results["config"]["max_new_tokens"]
     asked = (pair.base, edits, [problem], len(edits), task.grade, results["seed"], longest)
     traces = [trace for (trace,) in generate_under(*asked)[0]]

@@ -18,7 +18,16 @@ from interp.cache import growing_cache
 from interp.engine import HERE, Engine
 from interp.errors import UserError
 from interp.jsonl import read_rows
-from interp.models import PROBLEM, Frame, Model, inputs_of, left_pad, look_every, positions_of
+from interp.models import (
+    PROBLEM,
+    Frame,
+    Model,
+    inputs_of,
+    left_pad,
+    look_every,
+    positions_of,
+    widened,
+)
 from interp.progress import Progress
 from interp.tasks import Countdown
 from interp.types import Problem, Trace
@@ -63,8 +72,7 @@ def next_tokens(
     """Greedy tokens, or samples by inverting the cumulative distribution."""
     if uniforms is None:
         return logits.argmax(-1)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    cumulative = logits.softmax(-1).double().cumsum_(-1)
+    cumulative = (widened(logits) / temperature).softmax(-1).double().cumsum_(-1)
     threshold = uniforms[..., None] * cumulative[..., -1:]
     found = torch.searchsorted(cumulative, threshold, right=True)[..., 0]
     return found.clamp_max(logits.shape[-1] - 1)  # of NaN, which is only found out later

@@ -43,6 +43,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else_of_the_tree
         f"assert str(interp.pairs.weights_folder('countdown-rl')).startswith({str(unpacked)!r})\n"
     )
     code = CODE.replace("from interp.cli", f"{where}from interp.cli")
+    assert where in code  # after the sizes are set, which these imports would fix
     arguments = (
         "run --pair countdown-rl --out run --n-report 10 --n-random 20 --behavior verification"
     )

@@ -36,7 +36,7 @@ LENS_CHUNK = 256
 @torch.no_grad()
 def lens(model: Model, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
     """Logit lens: final norm and unembedding of a residual stream (nostalgebraist 2020)."""
-    return unembed(model, model.bridge.ln_final(resid.to(model.device)))
+    return unembed(model, model.bridge.ln_final(resid.to(model.device, model.dtype)))
 
 
 @torch.no_grad()

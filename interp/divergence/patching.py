@@ -58,8 +58,8 @@ class Splits:
             logits = runs.hf(
                 **inputs_of(*self.read[text or model]), use_cache=False, logits_to_keep=1
             ).logits[:, -1]
-        y = logits.gather(1, self.wanted[:, None]) - logits.gather(1, self.own[:, None])
-        return y[:, 0].double().cpu().numpy()
+        y = logits.gather(1, self.wanted[:, None]).double() - logits.gather(1, self.own[:, None])
+        return y[:, 0].cpu().numpy()
 
 
 def splits_at(

@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.cache import growing_cache
 from interp.errors import UserError
 from interp.hybrid.vectors import SteeringVectors
-from interp.models import Model, look_every
+from interp.models import Model, look_every, widened
 from interp.pooling import hook_name
 from interp.queries import key_values, logits_above
 from interp.traces import MAX_NEW_TOKENS, Batch, by_row, next_tokens
@@ -234,7 +234,7 @@ def decode_hybrid(
         for i, model in enumerate(models):
             with model.bridge.hooks(fwd_hooks=[hooks[i]]):
                 out = model.hf(past_key_values=caches[i], **batches[i].inputs())
-            logits.append(sayable(out.logits[:, -1]))
+            logits.append(sayable(widened(out.logits[:, -1])))
         now = draws[batch.places, step]
         view = View(
             step,
@@ -299,7 +299,7 @@ def _candidate_rows(
 
 def _keeping(kept: dict[str, Tensor], name: str, layer: int, device: torch.device):
     def hook(resid: Tensor, hook=None) -> None:
-        kept[name] = resid[:, -1].to(device)
+        kept[name] = widened(resid[:, -1].to(device))
 
     return hook_name("resid_post", layer), hook
 

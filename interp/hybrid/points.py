@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.models import Model, positions_of
+from interp.models import Model, positions_of, widened
 from interp.pairs import Pair
 from interp.queries import KeyValues, key_values, logits_above, read_cached
 from interp.texts import padded_for_both
@@ -102,7 +102,7 @@ def disagreements(points: Sequence[Points]) -> list[Points]:
 
 def entropy_threshold(points: Sequence[Points]) -> float:
     """The base's entropy, in nats, that tells disagreement from agreement with the best F1."""
-    log_p = torch.cat([p.base_logits[p.real] for p in points]).log_softmax(-1)
+    log_p = widened(torch.cat([p.base_logits[p.real] for p in points])).log_softmax(-1)
     differ = torch.cat([p.differ[p.real] for p in points])
     entropy, order = (-(log_p.exp() * log_p).sum(-1)).sort(descending=True)
     hits = differ[order].cumsum(0)
