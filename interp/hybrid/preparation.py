@@ -112,24 +112,26 @@ def prepare(setup: Setup, traces: Traces) -> tuple[Lab, dict]:
 
 
 def _describe(setup: Setup, traces: Traces, taxonomy: Taxonomy, kmeans: Taxonomy) -> dict:
-    """How both taxonomies agree with the behaviors on problems that neither has seen."""
+    """How both taxonomies agree with the behaviors on problems that neither has seen, if any is shown there."""
     report = traces["thinking", "report"][: len(setup.splits["report"])]
     segments = segment_all(setup.pair.thinking, report, setup.config.annotator)
     store = collect(setup.pair.thinking, report, segments, layers=[taxonomy.layer], reads=["mean"])
     rows = torch.from_numpy(store[hook_name("resid_post", taxonomy.layer), "mean"])
     categories = taxonomy.categories(rows)
-    found = agreement(categories, store.labels, taxonomy.n_categories)
-    shares = torch.bincount(categories, minlength=taxonomy.n_categories) / len(rows)
-    described = zip(shares.tolist(), found.majority, found.purity, strict=True)
+    n, labeled = taxonomy.n_categories, any(store.labels)
+    found = agreement(categories, store.labels, n) if labeled else None
+    shares = torch.bincount(categories, minlength=n) / len(rows)
+    majority, purity = (found.majority, found.purity) if found else ([None] * n, [0.0] * n)
+    described = zip(shares.tolist(), majority, purity, strict=True)
     return {
         "method": taxonomy.method,
         "layer": taxonomy.layer,
         "n_categories": taxonomy.n_categories,
         "k": taxonomy.k,
         "fvu": taxonomy.fvu,
-        "ami": found.ami,
-        "kmeans_ami": agreement(kmeans.categories(rows), store.labels).ami,
-        "f1": found.f1,
+        "ami": found.ami if found else None,
+        "kmeans_ami": agreement(kmeans.categories(rows), store.labels).ami if found else None,
+        "f1": found.f1 if found else {},
         "categories": [
             {"index": i, "share": share, "behavior": behavior, "purity": purity}
             for i, (share, behavior, purity) in enumerate(described)

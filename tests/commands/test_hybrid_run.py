@@ -140,6 +140,7 @@ def test_a_budget_shorter_than_the_prompt_is_one_sentence(tmp_path, said):
 
 @pytest.mark.slow
 def test_a_pair_that_never_differs_is_one_sentence(tmp_path):
+    """Nor do its texts show a behavior, which is not what stops it."""
     base = weights_folder("countdown-rl") / "base"
     pair = copy_pair(tmp_path / "same", base, base)
     assert "nothing to steer" in small.refused(start(tmp_path / "out", "--pair", str(pair)))
