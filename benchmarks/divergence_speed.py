@@ -20,7 +20,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import load_pair
-from interp.divergence.tokens import batches, score
+from interp.divergence.tokens import N_TOKENS, score
+from interp.layout import batches
 from interp.models import inputs_of, left_pad
 from interp.types import Trace
 from interp.vocabulary import shared_vocabulary
@@ -66,7 +67,7 @@ def texts(pair, n: int, length: int) -> list[Trace]:
 @torch.no_grad()
 def plain(pair, traces) -> None:
     """One forward of each model over the same batches, all logits made."""
-    for rows in batches([len(t.tokens) for t in traces]):
+    for rows in batches([len(t.tokens) for t in traces], N_TOKENS):
         for model in (pair.base, pair.thinking):
             ids, real = left_pad([traces[i].tokens for i in rows], 0, model.device)
             model.plain.twin(**inputs_of(ids, real), use_cache=False)

@@ -83,10 +83,9 @@ class DecisionPoints:
         places = torch.tensor(
             [pos + width - len(self._texts[row]) for row, pos in self._at], device=model.device
         )
-        kept, _, cache = read_cached(
-            model, ids, real, range(model.n_layers), lambda resid: resid[rows, places],
-            logits_to_keep=1,
-        )  # fmt: skip
+        kept, cache = read_cached(
+            model, ids, real, range(model.n_layers), lambda resid: resid[rows, places]
+        )
         self.resid = [kept[layer] for layer in range(model.n_layers)]
         self._positions = positions_of(real)[rows, places][:, None]
         self._before = real[rows] & (torch.arange(width, device=model.device) < places[:, None])

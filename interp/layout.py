@@ -34,6 +34,18 @@ class Layout:
     places: list[Sequence[int]]
 
 
+def batches(lengths: Sequence[int], n_tokens: int, n_rows: int | None = None) -> list[list[int]]:
+    """Texts of about one length together: at most `n_tokens` with their padding, or one text, and `n_rows`."""
+    found: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        last = len(found[-1]) if found else 0
+        if last and lengths[i] * (last + 1) <= n_tokens and last != n_rows:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return found
+
+
 def padded(model: Model, texts: Sequence[Sequence[int]]) -> Layout:
     """A text a row, with padding on the right, where no token sees it.
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.interventions import forward
-from interp.models import Model
+from interp.lens import final_states, parts, unembed
+from interp.models import Model, frame_of, left_pad
 from interp.tasks import Countdown
 from interp.traces import MAX_NEW_TOKENS, decode, graded, prompt_tokens, row_uniforms
 from interp.types import Problem, Trace
@@ -170,19 +170,25 @@ def _resample(
     return found
 
 
+@torch.no_grad()
 def _log_z(
     model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], alpha: float
 ) -> list[float]:
     """For each (prompt, trace), the sum over the trace's tokens of log z, in nats."""
     if not pairs:
         return []
-    logits = forward(model, [[*prompt, *trace[:-1]] for prompt, trace in pairs])
-    lengths = torch.tensor([len(trace) for _, trace in pairs], device=logits.device)
-    longest = int(lengths.max())
-    log_p: Float[Tensor, "batch pos d_vocab"] = logits[:, -longest:].double().log_softmax(-1)
-    from_end = torch.arange(longest, 0, -1, device=logits.device)
-    inside = from_end <= lengths[:, None]
-    return (alpha * log_p).logsumexp(-1).where(inside, 0.0).sum(-1).tolist()
+    texts = [[*prompt, *trace[:-1]] for prompt, trace in pairs]
+    ids, real = left_pad(texts, model.tokenizer.pad_token_id or 0, model.device)
+    # The last token of a prompt says the first of its trace.
+    first = ids.shape[1] - torch.tensor([len(trace) for _, trace in pairs], device=ids.device)
+    inside = torch.arange(ids.shape[1], device=ids.device) >= first[:, None]
+    with model.framed(frame_of(model, ids, real, first)):
+        states: Float[Tensor, "token d_model"] = final_states(model, ids, real)[inside]
+    log_z = states.new_empty(len(states), dtype=torch.float64)
+    for part in parts(len(states), model.bridge.cfg.d_vocab):
+        log_p = unembed(model, states[part]).double().log_softmax(-1)
+        log_z[part] = (alpha * log_p).logsumexp(-1)
+    return log_z.new_zeros(len(pairs)).index_add_(0, inside.nonzero()[:, 0], log_z).tolist()
 
 
 def _check(alpha: float, block: int, n_steps: int, max_new_tokens: int) -> None:

@@ -35,12 +35,8 @@ def read_cached(
     real: Bool[Tensor, "row pos"],
     layers: Sequence[int],
     pick: Callable[[Float[Tensor, "row pos d_model"]], Tensor] = lambda resid: resid,
-    logits_to_keep: int = 0,
-) -> tuple[dict[int, Tensor], Float[Tensor, "row kept d_vocab"], Any]:
-    """One forward over left-padded texts: what `pick` takes of each layer's output, logits, cache.
-
-    The logits are those of the last `logits_to_keep` positions, or with 0 of all.
-    """
+) -> tuple[dict[int, Tensor], Any]:
+    """One forward over left-padded texts: what `pick` takes of each layer's output, and the cache."""
     kept: dict[int, Tensor] = {}
 
     def keep(layer: int):
@@ -55,9 +51,9 @@ def read_cached(
             **inputs_of(ids, real),
             past_key_values=DynamicCache(),  # keeps all of the text, for layers with a window too
             use_cache=True,
-            logits_to_keep=logits_to_keep,
+            logits_to_keep=1,  # nobody reads any, and all of a text would be large
         )
-    return kept, read.logits, read.past_key_values
+    return kept, read.past_key_values
 
 
 def logits_above(

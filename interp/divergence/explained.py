@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from interp.activations import ActivationStore
-from interp.divergence.layers import lens
 from interp.divergence.summary import MIN_TRACES
 from interp.divergence.tokens import compare
 from interp.hybrid.points import Points
+from interp.lens import MAX_LOGITS, lens
 from interp.pairs import Pair
 from interp.pooling import hook_name
 from interp.queries import logits_above
@@ -86,9 +86,10 @@ class Divergences:
         for points, thinking in zip(self.points, self.thinking, strict=True):
             here = slice(begin, begin := begin + len(thinking))
             edits = edit(points.base_resid[layer][points.real], here)
-            clean = self.vocabulary.shared_logits(points.base_logits[points.real])
+            clean = self.vocabulary.shared_logits(points.base_logits())
             columns = []
-            for some in edits.split(EDITS_PER_BATCH, 1):
+            most = MAX_LOGITS // (points.real.numel() * clean.shape[1])
+            for some in edits.split(max(1, min(EDITS_PER_BATCH, most)), 1):
                 resid = some.new_zeros(*points.real.shape, *some.shape[1:])
                 resid[points.real] = some
                 n = some.shape[1]
@@ -120,7 +121,7 @@ def divergences(
     thinking, kl, js, trace, place = [], [], [], [], []
     for p in points:
         logits = vocabulary.shared_logits(lens(pair.thinking, p.thinking_resid[p.real]))
-        base = vocabulary.shared_logits(p.base_logits[p.real])
+        base = vocabulary.shared_logits(p.base_logits())
         thinking.append(logits)
         compared = compare(base, logits)
         kl.append(compared["kl_thinking_base"].double().cpu().numpy())

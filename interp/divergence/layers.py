@@ -12,9 +12,9 @@ from torch import Tensor
 
 from interp.divergence.reading import Places, resid_before
 from interp.divergence.summary import Table
-from interp.divergence.tokens import compare, unembed
+from interp.divergence.tokens import compare
 from interp.engine import HERE, Engine
-from interp.models import Model
+from interp.lens import lens, parts
 from interp.pairs import Pair
 from interp.texts import told_to
 from interp.types import Trace
@@ -28,15 +28,6 @@ from probes import (
     rng,
     shuffle_labels,
 )
-
-LENS_CHUNK = 256
-"""Positions whose logit lenses are compared at a time."""
-
-
-@torch.no_grad()
-def lens(model: Model, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-    """Logit lens: final norm and unembedding of a residual stream (nostalgebraist 2020)."""
-    return unembed(model, model.bridge.ln_final(resid.to(model.device, model.dtype)))
 
 
 @torch.no_grad()
@@ -54,8 +45,7 @@ def lens_kl(
     )
     found = np.zeros(base.shape[:2])
     for layer in range(len(base)):
-        for i in range(0, len(places), LENS_CHUNK):
-            part = slice(i, i + LENS_CHUNK)
+        for part in parts(len(places), vocabulary.size):
             logits = [
                 vocabulary.shared_logits(lens(model, resid[layer, part]))
                 for model, resid in ((pair.base, base), (pair.thinking, thinking))

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.divergence.tokens import batches
+from interp.divergence.tokens import N_TOKENS
 from interp.engine import HERE, Engine
+from interp.layout import batches
 from interp.models import Model, inputs_of, left_pad
 from interp.pooling import hook_name
 from interp.types import Trace
@@ -25,7 +26,7 @@ def resid_before(
     for number, (i, _) in enumerate(places):
         by_trace.setdefault(i, []).append(number)
     numbers = list(by_trace)
-    rows = batches([len(traces[i].tokens) for i in numbers])
+    rows = batches([len(traces[i].tokens) for i in numbers], N_TOKENS)
     shards = [
         [(traces[i], [places[k][1] for k in by_trace[i]]) for i in (numbers[row] for row in batch)]
         for batch in rows

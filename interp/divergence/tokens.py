@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engine import HERE, Engine
-from interp.models import Model, inputs_of
+from interp.layout import batches
+from interp.lens import final_states, parts, unembed
 from interp.pairs import Pair
 from interp.texts import padded_for_both
 from interp.types import Trace
@@ -20,8 +20,6 @@ from interp.vocabulary import Vocabulary
 
 N_TOP = 5
 """How many of the likeliest tokens are kept."""
-CHUNK = 1 << 21
-"""Logits held at a time, for each model: positions are scored in parts of this over the vocabulary."""
 TOKENS = ("base_token", "thinking_token", "top_base", "top_thinking")
 """The fields of `TokenDivergence` that hold tokens."""
 N_TOKENS = 1 << 12
@@ -89,21 +87,6 @@ def compare(
     }
 
 
-def final_states(
-    model: Model, ids: Int[Tensor, "row pos"], real: Bool[Tensor, "row pos"]
-) -> Float[Tensor, "row pos d_model"]:
-    """What the unembedding reads: the last residual stream after the final norm."""
-    return model.hf.base_model(**inputs_of(ids, real), use_cache=False).last_hidden_state
-
-
-def unembed(model: Model, states: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-    """Logits of `final_states`, soft cap included where the model has one."""
-    hf: Any = model.bridge.original_model
-    logits = hf.lm_head(states)
-    cap = getattr(hf.config, "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
 def score(
     pair: Pair,
     vocabulary: Vocabulary,
@@ -118,7 +101,7 @@ def score(
     the positions, so that memory does not grow with vocabulary x length. A batch is a shard.
     """
     found: list[TokenDivergence | None] = [None] * len(traces)
-    rows = batches([len(t.tokens) for t in traces])
+    rows = batches([len(t.tokens) for t in traces], N_TOKENS)
     shards = [[traces[i] for i in row] for row in rows]
     scored = engine.map_shards(partial(_score_batch, pair, vocabulary), shards)
     for row, part in zip(rows, scored, strict=True):
@@ -140,9 +123,8 @@ def _score_batch(
     reads = (from_end > 1) & (from_end <= 1 + torch.tensor(counts, device=from_end.device)[:, None])
     models = {"base": pair.base, "thinking": pair.thinking}
     states = [final_states(m, *read[name])[reads.to(m.device)] for name, m in models.items()]
-    size, said = max(1, CHUNK // vocabulary.size), {}
-    for begin in range(0, len(states[0]), size):
-        rows_here = slice(begin, begin + size)
+    said = {}
+    for rows_here in parts(len(states[0]), vocabulary.size):
         logits = [
             vocabulary.shared_logits(unembed(m, s[rows_here]))
             for m, s in zip((pair.base, pair.thinking), states, strict=True)
@@ -160,14 +142,3 @@ def _score_batch(
         TokenDivergence(**{name: parts[k] for name, parts in columns.items()})
         for k in range(len(traces))
     ]
-
-
-def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows of about one length together, at most `N_TOKENS` with their padding."""
-    found: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if found and lengths[i] * (len(found[-1]) + 1) <= N_TOKENS:
-            found[-1].append(i)
-        else:
-            found.append([i])
-    return found

@@ -26,7 +26,6 @@ from interp.hybrid.vectors import (
     trained_per_category,
     with_network,
 )
-from interp.models import widened
 from interp.pairs import Pair
 from interp.taxonomy import Taxonomy
 from interp.types import Segment, Trace
@@ -210,9 +209,8 @@ class Fits:
         total, count = np.zeros((2, len(self.lab.base_store)))
         for p in self.lab.points:
             inside = self._within(p, p.real)
-            loss = -widened(p.base_logits).log_softmax(-1).gather(-1, p.written[..., None])[..., 0]
             segments = self.lab.segment_at(p)[inside].cpu().numpy()
-            np.add.at(total, segments, loss[inside].cpu().numpy())
+            np.add.at(total, segments, p.base_loss[inside].cpu().numpy())
             np.add.at(count, segments, 1)
         mean, of = np.where(count > 0, total / count.clip(1), -np.inf), self.of_segments(system)
         found = []

@@ -8,13 +8,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.layout import batches
+from interp.lens import MAX_LOGITS, lens, parts
 from interp.models import Model, positions_of, widened
 from interp.pairs import Pair
 from interp.queries import KeyValues, key_values, logits_above, read_cached
 from interp.texts import padded_for_both
 from interp.types import Trace
+from interp.vocabulary import Vocabulary
 
 N_PER_BATCH = 128
+MOST_LOGITS = 8 * MAX_LOGITS
+"""Logits of a batch if the base were asked at all of its tokens; vectors are trained at few of them."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +29,20 @@ class Points:
     Rows are traces, `trace` their places in the caller's list; a row's points stand at token `at`
     (token t decides token t + 1), padded to the longest row: `real` says which are points.
     `base_resid[layer]` and `thinking_resid` are the residual streams there, `target` the thinking
-    model's greedy token, `written` the trace's own, `base_logits` what the unedited base says.
+    model's greedy token, `written` the trace's own. Of the unedited base, `base_token` is the greedy one,
+    `base_entropy` its entropy and `base_loss` its cross-entropy at `written`, both in nats.
     """
 
     model: Model
+    vocabulary: Vocabulary
     trace: Int[Tensor, " row"]
     at: Int[Tensor, "row query"]
     real: Bool[Tensor, "row query"]
     base_resid: dict[int, Float[Tensor, "row query d_model"]]
     thinking_resid: Float[Tensor, "row query d_model"]
-    base_logits: Float[Tensor, "row query d_vocab"]
+    base_token: Int[Tensor, "row query"]
+    base_entropy: Float[Tensor, "row query"]
+    base_loss: Float[Tensor, "row query"]
     target: Int[Tensor, "row query"]
     written: Int[Tensor, "row query"]
     seen: Bool[Tensor, "row query pos"]
@@ -43,7 +52,12 @@ class Points:
     @property
     def differ(self) -> Bool[Tensor, "row query"]:
         """Points at which the greedy tokens of the two models differ."""
-        return self.real & (self.base_logits.argmax(-1) != self.target)
+        return self.real & (self.base_token != self.target)
+
+    def base_logits(self) -> Float[Tensor, "n d_vocab"]:
+        """What the unedited base says at the points, one row after the other."""
+        last = self.base_resid[self.model.n_layers - 1]
+        return self.vocabulary.sayable(lens(self.model, last[self.real]))
 
     def logits(
         self, layer: int, resid: Float[Tensor, "row query d_model"]
@@ -69,12 +83,15 @@ class Points:
 
         return Points(
             model=self.model,
+            vocabulary=self.vocabulary,
             trace=self.trace[rows.cpu()],
             at=pick(self.at),
             real=mask.gather(1, index),
             base_resid={layer: pick(resid) for layer, resid in self.base_resid.items()},
             thinking_resid=pick(self.thinking_resid),
-            base_logits=pick(self.base_logits),
+            base_token=pick(self.base_token),
+            base_entropy=pick(self.base_entropy),
+            base_loss=pick(self.base_loss),
             target=pick(self.target),
             written=pick(self.written),
             seen=pick(self.seen),
@@ -102,9 +119,8 @@ def disagreements(points: Sequence[Points]) -> list[Points]:
 
 def entropy_threshold(points: Sequence[Points]) -> float:
     """The base's entropy, in nats, that tells disagreement from agreement with the best F1."""
-    log_p = widened(torch.cat([p.base_logits[p.real] for p in points])).log_softmax(-1)
     differ = torch.cat([p.differ[p.real] for p in points])
-    entropy, order = (-(log_p.exp() * log_p).sum(-1)).sort(descending=True)
+    entropy, order = torch.cat([p.base_entropy[p.real] for p in points]).sort(descending=True)
     hits = differ[order].cumsum(0)
     f1 = 2 * hits / (torch.arange(1, len(order) + 1, device=hits.device) + hits[-1])
     return float(entropy[f1.argmax()])
@@ -122,35 +138,64 @@ def read_points(
 
     Traces are as the base reads them (`told_to`). No token is said that one of the models does not know.
     """
-    sayable = pair.vocabulary.sayable
-    order = sorted(range(len(traces)), key=lambda i: len(traces[i].tokens))
+    last, thinking_last = (m.n_layers - 1 for m in (pair.base, pair.thinking))
+    n_tokens = MOST_LOGITS // pair.base.bridge.cfg.d_vocab
     found = []
-    for begin in range(0, len(order), N_PER_BATCH):
-        rows = order[begin : begin + N_PER_BATCH]
+    for rows in batches([len(t.tokens) for t in traces], n_tokens, N_PER_BATCH):
         part = [traces[i] for i in rows]
         read = padded_for_both(pair, part)
         ids, real = read["base"]
-        base_resid, base_logits, cache = read_cached(pair.base, ids, real, layers)
-        thinking_resid, thinking_logits, _ = read_cached(
-            pair.thinking, *read["thinking"], [thinking_layer]
+        base_resid, cache = read_cached(pair.base, ids, real, sorted({*layers, last}))
+        thinking_resid, _ = read_cached(
+            pair.thinking, *read["thinking"], sorted({thinking_layer, thinking_last})
         )
         place = torch.arange(ids.shape[1], device=ids.device)
         shift = ids.shape[1] - torch.tensor([len(t.tokens) for t in part], device=ids.device)
         first = shift + torch.tensor([t.n_prompt for t in part], device=ids.device) - 1
+        points = (place >= first[:, None]) & (place < ids.shape[1] - 1)
+        written = torch.cat([ids[:, 1:], ids[:, :1]], 1)
+        said = _said(pair, base_resid[last], thinking_resid[thinking_last], written, points)
         every = Points(
             model=pair.base,
+            vocabulary=pair.vocabulary,
             trace=torch.tensor(rows),
             at=place - shift[:, None],
-            real=(place >= first[:, None]) & (place < ids.shape[1] - 1),
+            real=points,
             base_resid=base_resid,
             thinking_resid=thinking_resid[thinking_layer],
-            base_logits=sayable(base_logits),
-            target=sayable(thinking_logits).argmax(-1),
-            written=torch.cat([ids[:, 1:], ids[:, :1]], 1),
+            written=written,
+            **said,
             seen=(place < place[:, None]) & real[:, None],
             positions=positions_of(real),
             kv=key_values(cache),
         )
         found += select([every], [every.real])
         advance(len(part))
+    return found
+
+
+def _said(
+    pair: Pair,
+    base: Float[Tensor, "row pos d_model"],
+    thinking: Float[Tensor, "row pos d_model"],
+    written: Int[Tensor, "row pos"],
+    points: Bool[Tensor, "row pos"],
+) -> dict[str, Tensor]:
+    """What `Points` keeps of both models' logits, from their last residual streams; 0 where no point is."""
+    vocabulary, at = pair.vocabulary, points.nonzero(as_tuple=True)
+    ints, floats = torch.zeros_like(written), base.new_zeros(written.shape)
+    found = {
+        "target": ints,
+        "base_token": ints.clone(),
+        "base_entropy": floats,
+        "base_loss": floats.clone(),
+    }
+    for part in parts(len(at[0]), pair.base.bridge.cfg.d_vocab):
+        here = tuple(index[part] for index in at)
+        said = vocabulary.sayable(lens(pair.base, base[here]))
+        log_p = widened(said).log_softmax(-1)
+        found["target"][here] = vocabulary.sayable(lens(pair.thinking, thinking[here])).argmax(-1)
+        found["base_token"][here] = said.argmax(-1)
+        found["base_entropy"][here] = -(log_p.exp() * log_p).sum(-1)
+        found["base_loss"][here] = -log_p.gather(-1, written[here][:, None])[:, 0]
     return found

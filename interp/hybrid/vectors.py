@@ -13,7 +13,7 @@ from interp.activations import ActivationStore
 from interp.directions import as_tensor, mean_difference
 from interp.errors import UserError
 from interp.hybrid.points import Points
-from interp.models import mean_norm
+from interp.models import mean_norm, widened
 from interp.pooling import hook_name
 
 METHODS = ("difference-of-means", "trained-per-category", "trained-jointly")
@@ -293,16 +293,17 @@ def logit_biases(
     n_categories: int,
 ) -> Float[Tensor, "category d_vocab"]:
     """Logits to add for each category, trained as the vectors are: steering without a direction."""
-    biases = nn.Parameter(
-        points[0].base_logits.new_zeros(n_categories, points[0].base_logits.shape[-1])
-    )
-    logits = torch.cat([p.base_logits[p.real] for p in points])
-    target = torch.cat([p.target[p.real] for p in points])
-    which = torch.cat([c[p.real] for p, c in zip(points, categories, strict=True)])
+    batches = [
+        (p.base_logits(), c[p.real], p.target[p.real])
+        for p, c in zip(points, categories, strict=True)
+    ]
+    d_vocab, n = batches[0][0].shape[1], sum(len(target) for *_, target in batches)
+    biases = nn.Parameter(torch.zeros(n_categories, d_vocab, device=points[0].target.device))
     optimizer = torch.optim.Adam([biases], lr=0.3)
     for _ in range(5 * EPOCHS):
-        loss = cross_entropy(logits + biases[which], target)
         optimizer.zero_grad()
-        loss.backward()
+        for logits, which, target in batches:  # the gradient of their mean, a batch at a time
+            said = widened(logits) + biases[which]
+            (cross_entropy(said, target, reduction="sum") / n).backward()
         optimizer.step()
     return biases.detach()

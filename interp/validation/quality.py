@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from interp.behaviors import segment
 from interp.interventions import Intervention, forward, intervene
+from interp.lens import MAX_LOGITS
 from interp.models import Model
 from interp.types import Segment, Trace
 from probes import paired_bootstrap, paired_ratio_bootstrap
@@ -16,8 +17,6 @@ from probes import paired_bootstrap, paired_ratio_bootstrap
 N_REPEATS = 4
 """As often as this the same sentence makes a loop."""
 ROWS_PER_BATCH = 32
-MAX_LOGITS = 2**28
-"""The most logits in a batch, unless one text alone has more: a gibibyte of each kind in float32."""
 
 
 def loops(model: Model, traces: Sequence[Trace]) -> Float[np.ndarray, " trace"]:

@@ -139,7 +139,7 @@ def test_logits_above_a_layer_are_a_full_forward_with_the_edit_at_the_last_token
     model, slow, layer
 ):
     ids, real = left_pad(SEQUENCES, model.tokenizer.pad_token_id, torch.device("cpu"))
-    kept, _, cache = read_cached(model, ids, real, [layer], lambda resid: resid[:, -1])
+    kept, cache = read_cached(model, ids, real, [layer], lambda resid: resid[:, -1])
     noise = torch.randn(kept[layer].shape, generator=torch.Generator().manual_seed(layer))
     before = real[:, None].clone()
     before[..., -1] = False

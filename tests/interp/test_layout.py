@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interp.errors import UserError
-from interp.layout import WIDEST, attention_mask, packed, padded
+from interp.layout import WIDEST, attention_mask, batches, packed, padded
 from interp.pooling import pool_batch
 from tests.interp.conftest import as_traces
 
@@ -92,3 +92,13 @@ def test_what_is_read_is_less_unless_someone_else_is_listening(tiny):
         handle.remove()
     assert seen == [5 + 12 + sum(i % 4 for i in range(12)), 12 * 9]
     torch.testing.assert_close(alone, heard, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_rows", [None, 2])
+def test_batches_hold_every_text_once_and_keep_to_the_limits(n_rows):
+    lengths = [3, 50, 7, 120, 9, 30, 31]
+    found = batches(lengths, 100, n_rows)
+    assert sorted(i for rows in found for i in rows) == list(range(7))
+    for rows in found:
+        assert len(rows) == 1 or max(lengths[i] for i in rows) * len(rows) <= 100
+    assert max(map(len, found)) == (n_rows or 3)

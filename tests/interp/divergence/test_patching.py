@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from interp.divergence.explained import divergences
-from interp.divergence.layers import Foretold, lens, lens_kl, matched, predict_disagreement
+from interp.divergence.layers import Foretold, lens_kl, matched, predict_disagreement
 from interp.divergence.patching import COMPONENTS, factorial, keep_all, patch, splits_at
 from interp.divergence.projection import projected
 from interp.divergence.reading import resid_before
 from interp.divergence.summary import tabulate
 from interp.divergence.weights import named_weights, weight_changes
 from interp.hybrid.points import read_points, select
+from interp.lens import lens
 from interp.models import load_model
 from interp.pairs import Pair
 from tests.interp.conftest import at_last

@@ -49,12 +49,44 @@ def test_points_hold_what_both_models_say_after_the_prefix(points, traces, slow,
     for p, row, query, trace, at in rows(points):
         prefix = traces[trace].tokens[: at + 1]
         base, thinking = slow.logits(prefix)[-1], slow_thinking.logits(prefix)[-1]
-        torch.testing.assert_close(p.base_logits[row, query], base, atol=1e-3, rtol=1e-4)
+        assert int(p.base_token[row, query]) == int(base.argmax())
+        log_p = base.double().log_softmax(-1)
+        written, entropy = traces[trace].tokens[at + 1], -float((log_p.exp() * log_p).sum())
+        assert float(p.base_entropy[row, query]) == pytest.approx(entropy, abs=1e-4)
+        assert float(p.base_loss[row, query]) == pytest.approx(-float(log_p[written]), abs=1e-3)
         assert int(p.target[row, query]) == int(thinking.argmax())
-        assert int(p.written[row, query]) == traces[trace].tokens[at + 1]
+        assert int(p.written[row, query]) == written
         assert bool(p.differ[row, query]) == (int(base.argmax()) != int(thinking.argmax()))
         resid = slow_thinking.outputs(prefix, 2)[-1]
         torch.testing.assert_close(p.thinking_resid[row, query], resid, atol=1e-3, rtol=1e-4)
+
+
+def test_the_base_s_logits_are_those_after_each_prefix(points, traces, slow):
+    some = select(points, [p.differ for p in points])
+    for p in some:
+        expected = [slow.logits(traces[i].tokens[: at + 1])[-1] for *_, i, at in rows([p])]
+        torch.testing.assert_close(p.base_logits(), torch.stack(expected), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("most", "chunk"), [(1, 1 << 21), (1 << 31, 1)])
+def test_neither_batches_nor_parts_change_what_is_read(
+    pair, traces, points, monkeypatch, most, chunk
+):
+    """Numbers that are large for a vocabulary of millions: one text a batch, one position a part."""
+    monkeypatch.setattr("interp.hybrid.points.MOST_LOGITS", most)
+    monkeypatch.setattr("interp.lens.CHUNK", chunk)
+    again = read_points(pair, traces, [0, 1], thinking_layer=2)
+    if most == 1:
+        assert [len(p.trace) for p in again] == [1] * len(traces)
+    for name in ("target", "base_token", "base_entropy", "base_loss"):
+        one, other = (
+            {
+                (trace, at): float(getattr(p, name)[row, query])
+                for p, row, query, trace, at in rows(x)
+            }
+            for x in (points, again)
+        )
+        assert one == pytest.approx(other, abs=1e-4), name
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -80,7 +112,7 @@ def test_a_part_of_the_points_answers_edits_as_a_full_forward_does(points, trace
 
 
 def test_the_entropy_threshold_has_the_best_f1_of_all(points):
-    p = torch.cat([x.base_logits[x.real] for x in points]).double().softmax(-1).numpy()
+    p = torch.cat([x.base_logits() for x in points]).double().softmax(-1).numpy()
     entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
     differ = torch.cat([x.differ[x.real] for x in points]).numpy()
 
