@@ -1,38 +1,87 @@
 """The command in a process of its own, on a small job."""
 
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+_FORKS = multiprocessing.get_context("forkserver")
+_OURS = ("interp", "probes", "figures")
 
 
-def start(code: str, arguments: str, out: Path, *more: str, **options: Any) -> subprocess.Popen:
-    """Run `code`, which makes the job small and calls the command, with `arguments` and a folder."""
+class Command:
+    """A process that runs `code`, with what `Popen` would say of it.
+
+    It is forked from one that has imported PyTorch and its like, and imports this project anew.
+    """
+
+    def __init__(self, code: str, arguments: list[str], before: Callable[[], object]) -> None:
+        self._said = [tempfile.NamedTemporaryFile("r") for _ in range(2)]
+        files = [file.name for file in self._said]
+        _FORKS.set_forkserver_preload(["interp.cli", "interp.models", "probes", "figures"])
+        self._process = _FORKS.Process(
+            target=_become, args=(code, arguments, files, dict(os.environ), before)
+        )
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self._process.pid or 0, number)
+
+    def communicate(self) -> tuple[str, str]:
+        """Wait for the end; returns what was printed, and what was printed as an error."""
+        self._process.join()
+        printed, errors = (file.read() for file in self._said)
+        return printed, errors
+
+
+def _become(
+    code: str,
+    arguments: list[str],
+    files: list[str],
+    environment: dict[str, str],
+    before: Callable[[], object],
+) -> None:
+    os.environ.update(environment, OMP_NUM_THREADS="1")
+    for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
+        del sys.modules[name]  # `code` changes what they read when they are imported
+    for name, number in zip(files, (1, 2), strict=True):
+        os.dup2(os.open(name, os.O_WRONLY), number)
     # A shell's background jobs ignore Ctrl-C, and hand that down.
-    options.setdefault(
-        "preexec_fn", lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments.split(), str(out), *more],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **options,
-    )
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before()
+    sys.argv = ["-c", *arguments]
+    exec(code, {"__name__": "__main__"})
 
 
-def finish(process: subprocess.Popen) -> str:
+def start(
+    code: str, arguments: str, out: Path, *more: str, before: Callable[[], object] = bool
+) -> Command:
+    """Run `code`, which makes the job small and calls the command, with `arguments` and a folder.
+
+    The process calls `before` first.
+    """
+    return Command(code, [*arguments.split(), str(out), *more], before)
+
+
+def finish(process: Command) -> str:
     """Wait for success; returns what was printed."""
     printed, errors = process.communicate()
     assert process.returncode == 0, errors[-2000:]
     return printed
 
 
-def refused(process: subprocess.Popen) -> str:
+def refused(process: Command) -> str:
     """Wait for a refusal in one sentence; returns it."""
     errors = process.communicate()[1]
     assert process.returncode == 2, errors

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from interp.pairs import weights_folder
 from tests.commands import small
-from tests.commands.small import copy_pair, finish
+from tests.commands.small import Command, copy_pair, finish
 
 CODE = """
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ main()
 ARGUMENTS = "diverge --n-report 60 --n-random 20 --n-atlas 4 --workers 1 --out"
 
 
-def start(out: Path, *more: str) -> subprocess.Popen:
+def start(out: Path, *more: str) -> Command:
     """The command on a small job."""
     return small.start(CODE, ARGUMENTS, out, *more)
 
@@ -109,7 +109,7 @@ def test_a_killed_run_in_a_pool_goes_on_and_ends_with_the_numbers_of_one_process
         time.sleep(0.05)
     assert process.poll() is None, "the run ended before it was killed"
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     begin = {p.name: p.stat().st_mtime for p in out.glob("stages/tokens-*")}
     finish(start(out, "--workers", "2"))
     assert untimed(results(out)) == untimed(results(rl_folder))

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from interp.pairs import weights_folder
 from tests.commands import small
-from tests.commands.small import copy_pair, finish
+from tests.commands.small import Command, copy_pair, finish
 
 CODE = """
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ main()
 ARGUMENTS = "hybrid --n-report 40 --max-tokens 140 --seeds 1 --n-random 3 --workers 1 --out"
 
 
-def start(out: Path, *more: str) -> subprocess.Popen:
+def start(out: Path, *more: str) -> Command:
     """The command on a small job: one layer, few combinations, few problems."""
     return small.start(CODE, ARGUMENTS, out, *more)
 
@@ -118,7 +117,7 @@ def test_a_killed_run_in_a_pool_goes_on_and_ends_with_the_numbers_of_one_process
             time.sleep(0.05)
         assert process.poll() is None, "the run ended before it was killed"
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
     finish(start(out, "--workers", "2"))
     assert untimed(json.loads((out / "hybrid.json").read_text())) == untimed(undisturbed)
 

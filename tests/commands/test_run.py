@@ -4,8 +4,8 @@ import json
 import random
 import resource
 import signal
-import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from interp import runs
 from interp.organisms.checkpoints import build_model, save_checkpoint
 from interp.runs import Run
 from tests.commands import small
-from tests.commands.small import finish
+from tests.commands.small import Command, finish
 
 CODE = """
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ ARGUMENTS = "run --n-report 40 --n-random 20 --behavior subgoal-setting --behavi
 POOL = ("--workers", "2")
 
 
-def start(out: Path, *more: str, **options) -> subprocess.Popen:
+def start(out: Path, *more: str, **options) -> Command:
     """The command itself, on a small job, in one process unless more is said."""
     return small.start(CODE, ARGUMENTS, out, *more, **options)
 
@@ -84,10 +84,9 @@ def test_full_disks_and_ctrl_c_are_one_sentence_and_the_run_goes_on_from_what_is
     out = tmp_path / "stopped"
 
     def full(room: int) -> None:
-        def fill():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
-
-        assert "free space" in small.refused(start(out, preexec_fn=fill))
+        limits = resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY)
+        fill = partial(resource.setrlimit, *limits)
+        assert "free space" in small.refused(start(out, before=fill))
 
     def traces() -> dict[Path, int]:
         return {p: p.stat().st_mtime_ns for p in out.glob("stages/traces-*/*.jsonl")}
