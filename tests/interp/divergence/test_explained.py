@@ -56,6 +56,14 @@ def test_steered_kl_equals_a_slow_loop(slow, slow_thinking, traces, found, diver
             assert after[s, k] == pytest.approx(kl(thinking, steered), rel=2e-2, abs=1e-2)
 
 
+def test_edits_one_at_a_time_give_the_same(diverged, monkeypatch):
+    """As where the vocabulary is large."""
+    shifts = torch.randn(3, 32, generator=torch.Generator().manual_seed(0)) * 30
+    together = diverged.steered(LAYER, shifts)
+    monkeypatch.setattr("interp.divergence.explained.MAX_LOGITS", 1)
+    np.testing.assert_allclose(diverged.steered(LAYER, shifts), together, rtol=1e-3, atol=1e-5)
+
+
 def test_closed_means_half_of_the_kl():
     kl = np.array([1.0, 1.0, 0.2])
     assert closed(kl, np.array([0.5, 0.51, 0.05])).tolist() == [True, False, True]
