@@ -19,14 +19,18 @@ def final_states(
     model: Model, ids: Int[Tensor, "row pos"], real: Bool[Tensor, "row pos"]
 ) -> Float[Tensor, "row pos d_model"]:
     """What the unembedding reads: the last residual stream after the final norm."""
-    return model.hf.base_model(**inputs_of(ids, real), use_cache=False).last_hidden_state
+    read = model.hf.base_model(**inputs_of(ids, real), use_cache=False)
+    return read.last_hidden_state.to(model.device)
 
 
 def unembed(model: Model, states: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_vocab"]:
-    """Logits of `final_states`, soft cap included where the model has one."""
+    """Logits of `final_states`, scaled and capped as the model's own are, on the device of its first weights."""
     hf: Any = model.bridge.original_model
-    logits = hf.lm_head(states)
-    cap = getattr(hf.config, "final_logit_softcapping", None)
+    logits = hf.lm_head(states).to(model.device)  # weights may lie on several devices
+    scale, cap = (
+        getattr(hf.config, name, None) for name in ("logit_scale", "final_logit_softcapping")
+    )
+    logits = logits * (scale or 1) / (getattr(hf.config, "logits_scaling", None) or 1)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 

@@ -188,7 +188,9 @@ def _log_z(
     for part in parts(len(states), model.bridge.cfg.d_vocab):
         log_p = unembed(model, states[part]).double().log_softmax(-1)
         log_z[part] = (alpha * log_p).logsumexp(-1)
-    return log_z.new_zeros(len(pairs)).index_add_(0, inside.nonzero()[:, 0], log_z).tolist()
+    rows = inside.nonzero()[:, 0].cpu()
+    # On the CPU sums have one order.
+    return torch.zeros(len(pairs), dtype=log_z.dtype).index_add_(0, rows, log_z.cpu()).tolist()
 
 
 def _check(alpha: float, block: int, n_steps: int, max_new_tokens: int) -> None:

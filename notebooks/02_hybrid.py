@@ -61,7 +61,7 @@ print(f"{n_parted} of {n} tokens: {n_parted / n:.1%}")
 show = pair.base.tokenizer.decode
 for p in parted[:1]:
     for row in range(5):
-        base, thinking = p.base_logits[row, 0].argmax(), p.target[row, 0]
+        base, thinking = p.base_token[row, 0], p.target[row, 0]
         print(f"base says {show([int(base)])!r}, thinking model {show([int(thinking)])!r}")
 
 # %% [markdown]

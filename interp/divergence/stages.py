@@ -42,7 +42,7 @@ from interp.divergence.summary import Table, tabulate
 from interp.divergence.tokens import TokenDivergence, score
 from interp.divergence.traces import SOURCES, Traces
 from interp.errors import UserError
-from interp.hybrid.points import read_points, select
+from interp.hybrid.points import Points, read_points
 from interp.pairs import Pair
 from interp.pooling import hook_name
 from interp.readings import check_labels, layer_units
@@ -175,19 +175,18 @@ class Divergence:
         """Disagreements of the thinking model's traces of a split, at (trace, place)."""
         traces, pair = self.scored("thinking", split).traces, self.pair
         rows = sorted({i for i, _ in places})
-        points = read_points(pair, [traces[i] for i in rows], layers, pair.thinking.n_layers - 1)
         wanted = {(i, traces[i].n_prompt + t - 1) for i, t in places}
-        masks = [
-            torch.tensor(
-                [
-                    [(rows[k], at) in wanted for at in row]
-                    for k, row in zip(p.trace.tolist(), p.at.tolist(), strict=True)
-                ],
-                device=p.at.device,
-            )
-            for p in points
-        ]
-        return divergences(pair, self.vocabulary, traces, rows, select(points, masks))
+
+        def asked(p: Points) -> torch.Tensor:
+            here = [
+                [(rows[k], at) in wanted for at in row]
+                for k, row in zip(p.trace.tolist(), p.at.tolist(), strict=True)
+            ]
+            return torch.tensor(here, device=p.at.device)
+
+        read = [traces[i] for i in rows]
+        points = read_points(pair, read, layers, pair.thinking.n_layers - 1, asked)
+        return divergences(pair, self.vocabulary, traces, rows, points)
 
     def explained(self) -> dict:
         """`explained`: layer and dose from select, shares on report."""

@@ -18,8 +18,8 @@ from interp.types import Trace
 from interp.vocabulary import Vocabulary
 
 N_PER_BATCH = 128
-MOST_LOGITS = 8 * MAX_LOGITS
-"""Logits of a batch if the base were asked at all of its tokens; vectors are trained at few of them."""
+MOST_LOGITS = 2 * MAX_LOGITS
+"""Logits of a batch if the base were asked at all of its tokens; vectors are trained at a part of them."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,13 @@ def read_points(
     traces: Sequence[Trace],
     layers: Sequence[int],
     thinking_layer: int,
+    keep: Callable[[Points], Bool[Tensor, "row query"]] = lambda points: points.real,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Points]:
     """Both models read the traces, each after its own prompt; every generated token's position is a point.
 
-    Traces are as the base reads them (`told_to`). No token is said that one of the models does not know.
+    Of each batch the points that `keep` says stay in memory. Traces are as the base reads them (`told_to`).
+    No token is said that one of the models does not know.
     """
     last, thinking_last = (m.n_layers - 1 for m in (pair.base, pair.thinking))
     n_tokens = MOST_LOGITS // pair.base.bridge.cfg.d_vocab
@@ -169,7 +171,7 @@ def read_points(
             positions=positions_of(real),
             kv=key_values(cache),
         )
-        found += select([every], [every.real])
+        found += select([every], [keep(every)])
         advance(len(part))
     return found
 

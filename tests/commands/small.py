@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 _FORKS = multiprocessing.get_context("forkserver")
 _OURS = ("interp", "probes", "figures")
 
@@ -36,7 +38,8 @@ class Command:
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        os.kill(self._process.pid or 0, number)
+        if self.poll() is None and self._process.pid is not None:
+            os.kill(self._process.pid, number)
 
     def communicate(self) -> tuple[str, str]:
         """Wait for the end; returns what was printed, and what was printed as an error."""
@@ -52,6 +55,7 @@ def _become(
     environment: dict[str, str],
     before: Callable[[], object],
 ) -> None:
+    os.environ.clear()
     os.environ.update(environment, OMP_NUM_THREADS="1")
     for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
         del sys.modules[name]  # `code` changes what they read when they are imported
@@ -59,6 +63,7 @@ def _become(
         os.dup2(os.open(name, os.O_WRONLY), number)
     # A shell's background jobs ignore Ctrl-C, and hand that down.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
     before()
     sys.argv = ["-c", *arguments]
     exec(code, {"__name__": "__main__"})

@@ -87,9 +87,11 @@ def _run(func, args, kwargs):
     tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
     moved = any(isinstance(t, Elsewhere) for t in tensors)
     if moved and func is not _aten.copy_.default and func is not _aten._to_copy.default:
-        strangers = [t for t in tensors if not isinstance(t, Elsewhere) and t.dim()]
+        meet = args
         if func in _INDEXING and isinstance(args[0], Elsewhere):
-            strangers = [t for t in strangers if t.is_floating_point()]  # indices may be anywhere
+            meet = (args[0], *args[2:])  # indices may be anywhere
+        met = [t for t in tree_flatten((meet, kwargs))[0] if isinstance(t, torch.Tensor)]
+        strangers = [t for t in met if not isinstance(t, Elsewhere) and t.dim()]
         if strangers:
             raise RuntimeError(f"{func} was given tensors of two devices: {tensors}")
     asked = kwargs.get("device")
