@@ -27,11 +27,14 @@ def unembed(model: Model, states: Float[Tensor, "*n d_model"]) -> Float[Tensor, 
     """Logits of `final_states`, scaled and capped as the model's own are, on the device of its first weights."""
     hf: Any = model.bridge.original_model
     logits = hf.lm_head(states).to(model.device)  # weights may lie on several devices
-    scale, cap = (
-        getattr(hf.config, name, None) for name in ("logit_scale", "final_logit_softcapping")
-    )
-    logits = logits * (scale or 1) / (getattr(hf.config, "logits_scaling", None) or 1)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+    # Each is a pass over all logits, and most architectures have none.
+    if (scale := getattr(hf.config, "logit_scale", None)) is not None:
+        logits = logits * scale
+    if (divisor := getattr(hf.config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (cap := getattr(hf.config, "final_logit_softcapping", None)) is not None:
+        logits = cap * torch.tanh(logits / cap)
+    return logits
 
 
 @torch.no_grad()

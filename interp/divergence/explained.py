@@ -43,7 +43,7 @@ Measure = Callable[[Float[Tensor, "n edit shared"], Tensor, Tensor], Float[Tenso
 
 @dataclass(frozen=True)
 class Divergences:
-    """Disagreements of one split, and what the thinking model says there.
+    """Disagreements of one split, and what both models say there.
 
     `kl` and `js` [divergence] are KL(thinking||base) and Jensen-Shannon divergence in nats, `trace` and
     `place` say where, `groups` the problem.
@@ -52,6 +52,7 @@ class Divergences:
     pair: Pair
     vocabulary: Vocabulary
     points: Sequence[Points]
+    base: Sequence[Float[Tensor, "n shared"]]
     thinking: Sequence[Float[Tensor, "n shared"]]
     kl: Float[np.ndarray, " divergence"]
     js: Float[np.ndarray, " divergence"]
@@ -83,10 +84,10 @@ class Divergences:
     ) -> Float[np.ndarray, "edit divergence"]:
         """What `measure` takes of the base's logits under each edit of its residual stream."""
         found, begin = [], 0
-        for points, thinking in zip(self.points, self.thinking, strict=True):
+        said = zip(self.points, self.base, self.thinking, strict=True)
+        for points, clean, thinking in said:
             here = slice(begin, begin := begin + len(thinking))
             edits = edit(points.base_resid[layer][points.real], here)
-            clean = self.vocabulary.shared_logits(points.base_logits())
             columns = []
             most = MAX_LOGITS // (points.real.numel() * clean.shape[1])
             for some in edits.split(max(1, min(EDITS_PER_BATCH, most)), 1):
@@ -118,12 +119,11 @@ def divergences(
 
     A point's trace i is number `numbers[i]` of `traces`.
     """
-    thinking, kl, js, trace, place = [], [], [], [], []
+    base, thinking, kl, js, trace, place = [], [], [], [], [], []
     for p in points:
-        logits = vocabulary.shared_logits(lens(pair.thinking, p.thinking_resid[p.real]))
-        base = vocabulary.shared_logits(p.base_logits())
-        thinking.append(logits)
-        compared = compare(base, logits)
+        base.append(vocabulary.shared_logits(p.base_logits()))
+        thinking.append(vocabulary.shared_logits(lens(pair.thinking, p.thinking_resid[p.real])))
+        compared = compare(base[-1], thinking[-1])
         kl.append(compared["kl_thinking_base"].double().cpu().numpy())
         js.append(compared["js"].double().cpu().numpy())
         rows = p.trace[:, None].expand(p.at.shape)[p.real.cpu()].tolist()
@@ -137,6 +137,7 @@ def divergences(
         pair,
         vocabulary,
         points,
+        base,
         thinking,
         np.concatenate(kl),
         np.concatenate(js),

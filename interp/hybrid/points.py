@@ -133,7 +133,6 @@ def read_points(
     layers: Sequence[int],
     thinking_layer: int,
     keep: Callable[[Points], Bool[Tensor, "row query"]] = lambda points: points.real,
-    advance: Callable[[int], None] = lambda n: None,
 ) -> list[Points]:
     """Both models read the traces, each after its own prompt; every generated token's position is a point.
 
@@ -172,7 +171,6 @@ def read_points(
             kv=key_values(cache),
         )
         found += select([every], [keep(every)])
-        advance(len(part))
     return found
 
 

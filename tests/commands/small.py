@@ -31,10 +31,7 @@ class Command:
         self._process.start()
 
     def poll(self) -> int | None:
-        return self._process.exitcode
-
-    @property
-    def returncode(self) -> int | None:
+        """How it ended, or None while it runs."""
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
@@ -82,14 +79,14 @@ def start(
 def finish(process: Command) -> str:
     """Wait for success; returns what was printed."""
     printed, errors = process.communicate()
-    assert process.returncode == 0, errors[-2000:]
+    assert process.poll() == 0, errors[-2000:]
     return printed
 
 
 def refused(process: Command) -> str:
     """Wait for a refusal in one sentence; returns it."""
     errors = process.communicate()[1]
-    assert process.returncode == 2, errors
+    assert process.poll() == 2, errors
     assert "Traceback" not in errors
     return " ".join(errors.split())
 

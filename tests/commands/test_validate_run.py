@@ -76,7 +76,7 @@ def test_noise_at_a_shipped_direction_s_place_exits_with_3(run, tmp_path):
     np.save(tmp_path / "noise.npy", noise)
     process = start(f"{tmp_path / 'noise.npy'} --layer 2 --behavior verification", run)
     printed, errors = process.communicate()
-    assert process.returncode == 3, errors[-2000:]
+    assert process.poll() == 3, errors[-2000:]
     card = json.loads((run / "cards" / "noise" / "card.json").read_text())
     assert not card["passed"] and "sufficiency" in card["failed"]
     assert "fails" in printed
@@ -111,7 +111,7 @@ def test_models_that_are_not_built_in_are_asked_and_measured_as_they_are(foreign
         "{problem} we need 24 .",  # words of the corpus after the task's own, which these models cannot read
     )
     errors = process.communicate()[1]
-    assert process.returncode in (0, 3), errors[-2000:]
+    assert process.poll() in (0, 3), errors[-2000:]
     card = json.loads((out / "cards" / "checks" / "card.json").read_text())
     expected = {
         "task": str(foreign / "task.jsonl"), "annotator": "keywords", "behaviors": None, "temperature": 0.7,

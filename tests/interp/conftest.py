@@ -117,6 +117,20 @@ def other_folder(save_random):
 
 
 @pytest.fixture(scope="session")
+def even_folders(tiny_folder, save_random):
+    """Two random models of small weights, whose numbers rounding changes little."""
+    return tiny_folder, save_random(seed=1)
+
+
+def segments_of_four(traces):
+    """Every four tokens of each trace, in turns of two behaviors."""
+    return [
+        [Segment(t, t + 4, "a" if t % 8 else "b") for t in range(x.n_prompt, len(x.tokens) - 4, 4)]
+        for x in traces
+    ]
+
+
+@pytest.fixture(scope="session")
 def pair(sharp, other_folder):
     """`sharp` as the base and the other model as the thinking one: they disagree."""
     other = load_model(other_folder, "other", device="cpu")

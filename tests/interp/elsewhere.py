@@ -18,7 +18,8 @@ PLACE = torch.device("xla")
 """A name that PyTorch knows and asks no driver about."""
 _aten = torch.ops.aten
 _INDEXING = {_aten.index.Tensor, _aten.index_put_.default, _aten._index_put_impl_.default}
-_to, _cpu, _tensor = torch.Tensor.to, torch.Tensor.cpu, torch.tensor
+_COPIES = {_aten.copy_.default, _aten._to_copy.default}
+_to, _tensor = torch.Tensor.to, torch.tensor
 
 
 class Elsewhere(torch.Tensor):
@@ -75,6 +76,10 @@ class Elsewhere(torch.Tensor):
     __array__ = numpy
 
 
+def _tensors(tree) -> list[torch.Tensor]:
+    return [t for t in tree_flatten(tree)[0] if isinstance(t, torch.Tensor)]
+
+
 def _here(x):
     return x.here if isinstance(x, Elsewhere) else x
 
@@ -84,15 +89,12 @@ def _there(x):
 
 
 def _run(func, args, kwargs):
-    tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
+    tensors = _tensors((args, kwargs))
     moved = any(isinstance(t, Elsewhere) for t in tensors)
-    if moved and func is not _aten.copy_.default and func is not _aten._to_copy.default:
-        meet = args
-        if func in _INDEXING and isinstance(args[0], Elsewhere):
-            meet = (args[0], *args[2:])  # indices may be anywhere
-        met = [t for t in tree_flatten((meet, kwargs))[0] if isinstance(t, torch.Tensor)]
-        strangers = [t for t in met if not isinstance(t, Elsewhere) and t.dim()]
-        if strangers:
+    if moved and func not in _COPIES:
+        free = func in _INDEXING and isinstance(args[0], Elsewhere)  # indices may be anywhere
+        meet = _tensors(((args[0], *args[2:]) if free else args, kwargs))
+        if any(not isinstance(t, Elsewhere) and t.dim() for t in meet):
             raise RuntimeError(f"{func} was given tensors of two devices: {tensors}")
     asked = kwargs.get("device")
     if asked is not None:

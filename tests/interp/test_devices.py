@@ -19,7 +19,7 @@ from interp.hybrid.controllers import (
     at_random,
     one_category,
     probe_categories,
-)  # fmt: skip
+)
 from interp.hybrid.decode import THINKING_TOKEN, Arm, decode_hybrid, logit_bias, steered
 from interp.hybrid.points import disagreements, entropy_threshold, read_points
 from interp.hybrid.vectors import logit_biases, trained_jointly, trained_per_category, with_network
@@ -28,23 +28,18 @@ from interp.models import load_model
 from interp.pairs import Pair
 from interp.power import power_sample
 from interp.traces import generate
-from interp.types import Segment
-from tests.interp.conftest import PROBLEMS
+from tests.interp.conftest import PROBLEMS, segments_of_four
 from tests.interp.elsewhere import PLACE, elsewhere, move
 
 LAYER = 1
 
 
 @pytest.fixture(scope="module")
-def folders(tiny_folder, save_random):
-    return tiny_folder, save_random(seed=1)
-
-
-@pytest.fixture(scope="module")
-def pairs(folders):
+def pairs(even_folders):
     """The same pair on the CPU and elsewhere."""
     here, there = (
-        Pair("pair", *(load_model(folder, device="cpu") for folder in folders)) for _ in range(2)
+        Pair("pair", *(load_model(folder, device="cpu") for folder in even_folders))
+        for _ in range(2)
     )
     for model in (there.base, there.thinking):
         move(model)
@@ -73,10 +68,7 @@ def traces(pairs):
 
 @pytest.fixture(scope="module")
 def segments(traces):
-    return [
-        [Segment(t, t + 4, "a" if t % 8 else "b") for t in range(x.n_prompt, len(x.tokens) - 4, 4)]
-        for x in traces
-    ]
+    return segments_of_four(traces)
 
 
 def tokens_of(traces):

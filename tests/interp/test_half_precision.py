@@ -21,8 +21,7 @@ from interp.interventions import Ablate, Add, MeanAblate, intervene
 from interp.models import load_model
 from interp.pairs import Pair
 from interp.traces import generate
-from interp.types import Segment
-from tests.interp.conftest import PROBLEMS
+from tests.interp.conftest import PROBLEMS, segments_of_four
 
 LAYER = 1
 
@@ -37,18 +36,13 @@ def loaded(folders, dtype) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def folders(tiny_folder, save_random):
-    return tiny_folder, save_random(seed=1)
+def half(even_folders):
+    return loaded(even_folders, torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
-def half(folders):
-    return loaded(folders, torch.bfloat16)
-
-
-@pytest.fixture(scope="module")
-def full(folders):
-    return loaded(folders, torch.float32)
+def full(even_folders):
+    return loaded(even_folders, torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +52,7 @@ def traces(full):
 
 @pytest.fixture(scope="module")
 def segments(traces):
-    return [
-        [Segment(t, t + 4, "a" if t % 8 else "b") for t in range(x.n_prompt, len(x.tokens) - 4, 4)]
-        for x in traces
-    ]
+    return segments_of_four(traces)
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:

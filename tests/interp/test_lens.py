@@ -40,3 +40,13 @@ def test_logits_are_scaled_and_capped_as_in_the_model_itself(name):
     states, expected = hf.base_model(ids).last_hidden_state, hf(ids).logits
     torch.testing.assert_close(unembed(Bare(hf), states), expected)
     assert not torch.allclose(hf.lm_head(states), expected, atol=1e-3)
+
+
+def test_a_soft_cap_is_applied(tiny):
+    states = torch.randn(3, 32) * 50
+    plain = unembed(tiny, states)
+    tiny.bridge.original_model.config.final_logit_softcapping = 2.0
+    try:
+        torch.testing.assert_close(unembed(tiny, states), 2.0 * torch.tanh(plain / 2.0))
+    finally:
+        del tiny.bridge.original_model.config.final_logit_softcapping
